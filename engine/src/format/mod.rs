@@ -1,0 +1,3 @@
+//! The format room.
+pub mod block;
+pub mod root;

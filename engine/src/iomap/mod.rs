@@ -1,0 +1,2 @@
+//! The iomap room.
+pub mod contract;

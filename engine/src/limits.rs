@@ -1,0 +1,60 @@
+//! Every bound of the engine in one place, with the relations between them asserted at compile time.
+//!
+//! Guarantees that a limit has one name and one value. Does not enforce: the rooms do. Used by
+//! every room that sizes a queue, a cache, a wait or a structure.
+
+use std::time::Duration;
+
+use crate::units::BLOCK;
+
+/// Largest size of an object in bytes.
+pub const OBJECT_BYTES_MAX: u64 = i64::MAX as u64;
+/// Longest name in bytes; the shortest is 1.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest key of a metadata tree.
+pub const TREE_KEY_BYTES_MAX: usize = 272;
+/// Longest value of a metadata tree.
+pub const TREE_VALUE_BYTES_MAX: usize = 1024;
+/// A tree deeper than this is damaged.
+pub const TREE_HEIGHT_MAX: u8 = 12;
+
+/// Blocks in an allocation group: what one group block's bitmap can describe.
+pub const GROUP_BLOCKS: u64 = 32_256;
+/// Checksum blocks at the start of each group, behind the group block.
+pub const GROUP_CHECKSUM_BLOCKS: u64 = 32;
+/// Checksums in one checksum block.
+pub const CHECKSUMS_PER_BLOCK: u64 = 1016;
+
+/// Smallest journal in bytes.
+pub const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+/// Largest payload of one transaction in bytes (smaller with a small journal).
+pub const TRANSACTION_BYTES_MAX: u64 = 1 << 20;
+/// Journal groups in flight at once.
+pub const JOURNAL_GROUPS_IN_FLIGHT: usize = 4;
+
+/// Smallest memory budget in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
+/// Blocks that one accepted piece of a write covers at most: it is applied whole or not at all.
+pub const WRITE_PIECE_BLOCKS: u64 = 256;
+/// Blocks in one writeback batch: one flush and one metadata transaction pay for all of them.
+pub const WRITEBACK_BATCH_BLOCKS: u64 = 1024;
+/// Blocks in one device write of writeback (256 KiB: beyond the knee there is no gain).
+pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
+/// Largest read-ahead window in blocks (1 MiB).
+pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
+/// How often a write or a read remaps after a stale mapping before it is an error.
+pub const STALE_RETRIES_MAX: u32 = 16;
+
+/// How long a request waits for memory before it fails with a named reason.
+pub const MEMORY_WAIT: Duration = Duration::from_secs(30);
+/// How long a writer waits for writeback when too much is dirty.
+pub const DIRTY_WAIT: Duration = Duration::from_secs(60);
+/// How long a commit waits for room in the log.
+pub const LOG_ROOM_WAIT: Duration = Duration::from_secs(60);
+
+const _: () = assert!(GROUP_CHECKSUM_BLOCKS * CHECKSUMS_PER_BLOCK >= GROUP_BLOCKS);
+const _: () = assert!(GROUP_BLOCKS.div_ceil(8) + 64 <= BLOCK);
+const _: () = assert!(CHECKSUMS_PER_BLOCK * 4 + 24 <= BLOCK);
+const _: () = assert!(TREE_KEY_BYTES_MAX > NAME_BYTES_MAX);
+const _: () = assert!(3 * (TREE_KEY_BYTES_MAX + TREE_VALUE_BYTES_MAX + 16) < BLOCK as usize);
+const _: () = assert!(JOURNAL_BYTES_MIN.is_multiple_of(BLOCK));

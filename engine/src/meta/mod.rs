@@ -1,0 +1,2 @@
+//! The meta room.
+pub mod view;
