@@ -26,7 +26,7 @@ pub const GROUP_CHECKSUM_BLOCKS: u64 = 32;
 pub const CHECKSUMS_PER_BLOCK: u64 = 1016;
 
 /// Smallest journal in bytes.
-pub const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+pub const JOURNAL_BYTES_MIN: u64 = 4 << 20;
 /// Largest payload of one transaction in bytes (smaller with a small journal).
 pub const TRANSACTION_BYTES_MAX: u64 = 1 << 20;
 /// Journal groups in flight at once.

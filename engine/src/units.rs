@@ -135,10 +135,20 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// A position in the endless log, in bytes. A transaction's LSN is the end of its group's frame
-/// or any position inside its group behind its own payload: it is durable when `durable >= lsn`.
+/// The number of a transaction since open, in commit order. It is durable when `durable >= lsn`, and
+/// home when `applied >= lsn`. Numbers start at 1; 0 is "before everything".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
+
+/// A position in the endless log, in bytes; its place in the ring is the position modulo its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogPosition(pub u64);
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

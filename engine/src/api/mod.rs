@@ -1,1 +1,18 @@
-//! The api room.
+//! The public verbs: [`Engine`], [`Object`], [`Transaction`], and how to make and open a store.
+
+mod engine;
+mod object;
+mod options;
+mod stats;
+mod transaction;
+
+pub use engine::Engine;
+pub use object::ExtentInfo;
+pub use object::ExtentState;
+pub use object::Object;
+pub use options::FormatOptions;
+pub use options::OpenOptions;
+pub use stats::RecoveryReport;
+pub use stats::Stats;
+pub use transaction::Commit;
+pub use transaction::Transaction;

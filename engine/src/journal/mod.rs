@@ -1,1 +1,9 @@
-//! The journal room.
+//! The journal: ordered, atomic, durable records, whatever they mean.
+
+pub mod ring;
+pub mod scan;
+pub mod slots;
+pub mod writer;
+
+pub use writer::Journal;
+pub use writer::JournalStats;

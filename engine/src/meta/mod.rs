@@ -1,2 +1,30 @@
-//! The meta room.
+//! Metadata: blocks that change together or not at all.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`view`] | the traits through which everybody above looks at blocks |
+//! | [`store`] | the blocks of an open volume: cache, table, journal, lock |
+//! | [`txn`] | a shared view, an exclusive transaction, its two-step commit |
+//! | [`checkpoint`] | brings logged blocks home, moves the tail |
+//! | [`recover`] | after a crash: replay, block by block |
+//! | [`tree`] | B+trees on these blocks |
+
+pub mod cache;
+pub mod checkpoint;
+pub mod recover;
+pub mod store;
+pub mod table;
+pub mod tree;
+pub mod txn;
 pub mod view;
+#[cfg(test)]
+pub mod view_model;
+
+pub use cache::Evicted;
+pub use store::Meta;
+pub use store::MetaOptions;
+pub use store::MetaStats;
+pub use table::HomeMark;
+pub use txn::MetaTxn;
+pub use txn::MetaView;
+pub use txn::Prepared;

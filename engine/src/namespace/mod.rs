@@ -1,1 +1,4 @@
-//! The namespace room.
+//! Names: from bytes to objects, flat, in one tree.
+
+pub mod ops;
+pub mod tree;

@@ -1,1 +1,5 @@
-//! The volume room.
+//! The volume: make, open, close, and the tasks that keep it going.
+
+pub mod flusher;
+pub mod make;
+pub mod mount;

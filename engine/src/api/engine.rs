@@ -1,0 +1,166 @@
+//! The engine: a store that is open in this process.
+//!
+//! Guarantees: clones are one engine; the last one dropped closes it in the background, without
+//! blocking and without losing accepted data while the runtime lives. Does not do I/O itself: each
+//! verb is handed down. Called by users.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foliant_device::BackendInfo;
+use foliant_device::Device;
+use foliant_device::wrap::count::Counters;
+
+use crate::api::object::Object;
+use crate::api::options::FormatOptions;
+use crate::api::options::OpenOptions;
+use crate::api::stats::RecoveryReport;
+use crate::api::stats::Stats;
+use crate::api::transaction::Transaction;
+use crate::error::Result;
+use crate::namespace::ops;
+use crate::volume::mount::Volume;
+
+/// An open store. Cheap to clone; all clones are the same engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) volume: Arc<Volume>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) opened_in: Duration,
+    pub(super) memory_bytes: u64,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.volume.is_closed() {
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(_) => self.volume.close_in_background(),
+            Err(_) => tracing::warn!("an engine was dropped outside of a runtime without close()"),
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn new(
+        volume: Arc<Volume>,
+        counters: Arc<Counters>,
+        opened_in: Duration,
+        memory_bytes: u64,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { volume, counters, opened_in, memory_bytes }) }
+    }
+
+    /// Makes an empty store in a file or on a block device.
+    pub fn format(path: impl AsRef<Path>) -> FormatOptions {
+        FormatOptions::path(path.as_ref())
+    }
+
+    /// Opens the store in a file or on a block device.
+    pub fn open(path: impl AsRef<Path>) -> OpenOptions {
+        OpenOptions::path(path.as_ref())
+    }
+
+    /// Makes an empty store on any device.
+    pub fn format_device(device: Device) -> FormatOptions {
+        FormatOptions::device(device)
+    }
+
+    /// Opens the store on any device.
+    pub fn open_device(device: Device) -> OpenOptions {
+        OpenOptions::device(device)
+    }
+
+    /// Makes an empty object; durable on return.
+    ///
+    /// `name` is 1 to 255 bytes, of any value. Errors: `AlreadyExists`, `InvalidInput`, `NoSpace`,
+    /// `WritesStopped`, `Device`. Dropping the future: made or not made.
+    pub async fn create(&self, name: impl AsRef<[u8]>) -> Result<Object> {
+        let volume = &self.inner.volume;
+        let (object, lsn) = ops::create(&volume.table, name.as_ref()).await?;
+        volume.table.ground().meta.durable(lsn).await?;
+        Ok(Object::new(self.clone(), object))
+    }
+
+    /// Opens the object with this name.
+    ///
+    /// Errors: `NotFound`, `InvalidInput`, `Corrupt`, `Device`.
+    pub async fn object(&self, name: impl AsRef<[u8]>) -> Result<Object> {
+        let object = ops::open(&self.inner.volume.table, name.as_ref()).await?;
+        Ok(Object::new(self.clone(), object))
+    }
+
+    /// Gives an object another name; durable on return. A name in the way is an error.
+    ///
+    /// Errors: `NotFound`, `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`.
+    pub async fn rename(&self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
+        let volume = &self.inner.volume;
+        let lsn = ops::rename(&volume.table, from.as_ref(), to.as_ref()).await?;
+        volume.table.ground().meta.durable(lsn).await
+    }
+
+    /// Removes the name and its object; durable on return. Open handles fail with `Closed` from then on.
+    ///
+    /// Works on a full volume. Errors: `NotFound`, `InvalidInput`, `WritesStopped`, `Device`. Dropping
+    /// the future: the removal happens or not; what was begun is finished.
+    pub async fn remove(&self, name: impl AsRef<[u8]>) -> Result<()> {
+        let volume = self.inner.volume.clone();
+        let name = name.as_ref().to_vec();
+        let flusher = self.inner.volume.flusher.clone();
+        let work = async move {
+            let (id, lsn) = ops::remove(&volume.table, &name).await?;
+            volume.table.finish_removal(id).await?;
+            volume.table.ground().meta.durable(lsn).await
+        };
+        flusher.run_to_end(work).await
+    }
+
+    /// Up to `limit` names behind `after`, in byte order; start with an empty `after`.
+    ///
+    /// Errors: `Corrupt`, `Device`.
+    pub async fn list(&self, after: impl AsRef<[u8]>, limit: usize) -> Result<Vec<Vec<u8>>> {
+        ops::list(&self.inner.volume.table, after.as_ref(), limit).await
+    }
+
+    /// An empty transaction.
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self.clone())
+    }
+
+    /// Everything accepted on any object so far becomes durable.
+    ///
+    /// Errors: the first failure; the other objects are synced anyway.
+    pub async fn sync(&self) -> Result<()> {
+        self.inner.volume.flusher.sync_all().await
+    }
+
+    /// Which machinery moves blocks, and why that one.
+    pub fn backend(&self) -> BackendInfo {
+        self.inner.volume.table.ground().device.backend()
+    }
+
+    /// Figures of this moment.
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.inner)
+    }
+
+    /// What the opening of this engine had to recover.
+    pub fn recovery(&self) -> RecoveryReport {
+        RecoveryReport::of(&self.inner)
+    }
+
+    /// Writes everything back, checkpoints, stops all tasks and closes the device.
+    ///
+    /// Errors: the first thing that could not be made durable. Other clones fail with `Closed`
+    /// afterwards. Dropping the future does not stop the closing.
+    pub async fn close(self) -> Result<()> {
+        self.inner.volume.close().await
+    }
+}

@@ -1,0 +1,91 @@
+//! Figures that an engine gives on request.
+//!
+//! Guarantees that reading them costs no lock that a hot path waits for. Does not reset anything:
+//! counters count since open. Called by users; the same events go to the `metrics` crate where they
+//! happen.
+
+use crate::api::engine::Inner;
+use crate::units::BLOCK;
+
+/// Figures of one moment; counters count since open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The budget given at open.
+    pub memory_budget_bytes: u64,
+    /// Of which in use now.
+    pub memory_used_bytes: u64,
+    /// Blocks that reads found in the cache.
+    pub cache_hits: u64,
+    /// Blocks that reads had to fetch.
+    pub cache_misses: u64,
+    /// Bytes read from the device.
+    pub device_bytes_read: u64,
+    /// Bytes written to the device, journal and metadata included.
+    pub device_bytes_written: u64,
+    /// Flushes, durable writes not counted.
+    pub device_flushes: u64,
+    /// Transactions in the log, metadata transactions of writeback included.
+    pub commits: u64,
+    /// Device writes that these took.
+    pub commit_groups: u64,
+    /// Times the log's tail moved.
+    pub checkpoints: u64,
+    /// Room for new data.
+    pub free_bytes: u64,
+    /// Room for data when empty.
+    pub capacity_bytes: u64,
+    /// Written by users, not yet by the engine.
+    pub dirty_bytes: u64,
+}
+
+impl Stats {
+    pub(super) fn of(inner: &Inner) -> Self {
+        let table = &inner.volume.table;
+        let (ground, wing) = (table.ground(), table.wing());
+        let memory = &wing.memory;
+        let device = inner.counters.snapshot();
+        let log = ground.meta.stats();
+        let (hits, misses) = wing.reads.totals();
+        let used = memory.capacity_blocks() - memory.free_blocks();
+        Self {
+            memory_budget_bytes: inner.memory_bytes,
+            memory_used_bytes: used as u64 * BLOCK,
+            cache_hits: hits,
+            cache_misses: misses,
+            device_bytes_read: device.bytes_read,
+            device_bytes_written: device.bytes_written,
+            device_flushes: device.flushes,
+            commits: log.transactions,
+            commit_groups: log.groups,
+            checkpoints: log.checkpoints,
+            free_bytes: ground.space.available() * BLOCK,
+            capacity_bytes: inner.volume.data_blocks * BLOCK,
+            dirty_bytes: wing.dirty.blocks() as u64 * BLOCK,
+        }
+    }
+}
+
+/// What an opening had to recover.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Transactions found in the log.
+    pub transactions: u64,
+    /// Bytes of log that were replayed.
+    pub bytes_replayed: u64,
+    /// Blocks that were written to their homes.
+    pub blocks_written_home: u64,
+    /// How long the opening took, recovery included.
+    pub elapsed_ns: u64,
+}
+
+impl RecoveryReport {
+    pub(super) fn of(inner: &Inner) -> Self {
+        let recovered = &inner.volume.recovered;
+        Self {
+            transactions: recovered.transactions,
+            bytes_replayed: recovered.bytes,
+            blocks_written_home: recovered.blocks_home,
+            elapsed_ns: inner.opened_in.as_nanos() as u64,
+        }
+    }
+}

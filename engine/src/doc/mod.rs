@@ -1,0 +1,31 @@
+//! The design of Foliant, page by page.
+//!
+//! | page | question it answers |
+//! |---|---|
+//! | [`design`] | what is the house like, and what must always hold |
+//! | [`format`] | what does every byte on the device mean |
+//! | [`locks`] | which locks are there, in which order, and why can nothing deadlock |
+//! | [`faults`] | what is survived, what is only detected, and which test says so |
+//! | [`tests`] | which test guards which invariant |
+//! | [`decisions`] | what was chosen, against what, on which grounds |
+//! | [`dependencies`] | why is each foreign crate here |
+//! | [`performance`] | measured figures, and how to measure them again |
+
+#![allow(clippy::doc_markdown)] // These pages are prose with many names.
+
+#[doc = include_str!("design.md")]
+pub mod design {}
+#[doc = include_str!("format.md")]
+pub mod format {}
+#[doc = include_str!("locks.md")]
+pub mod locks {}
+#[doc = include_str!("faults.md")]
+pub mod faults {}
+#[doc = include_str!("tests.md")]
+pub mod tests {}
+#[doc = include_str!("decisions.md")]
+pub mod decisions {}
+#[doc = include_str!("dependencies.md")]
+pub mod dependencies {}
+#[doc = include_str!("performance.md")]
+pub mod performance {}

@@ -1,0 +1,122 @@
+//! Reads the groups of the log after a crash, from the tail to the first one that is not ours.
+//!
+//! Guarantees: a group is handed out only when it is whole, of this volume and epoch, at its place and
+//! next in number. Memory is bounded by one group. Does not apply anything. Called by `meta::recover`.
+
+use foliant_device::Device;
+
+use crate::error::Result;
+use crate::format::journal_header::GROUP_HEADER;
+use crate::format::journal_header::GroupHeader;
+use crate::format::journal_header::Slot;
+use crate::journal::ring::Ring;
+use crate::kit::memory::Memory;
+use crate::kit::memory::Purpose;
+use crate::units::BLOCK;
+use crate::units::LogPosition;
+
+/// A cursor over the log.
+#[derive(Debug)]
+pub struct Scan<'a> {
+    device: &'a Device,
+    memory: &'a Memory,
+    ring: Ring,
+    volume: u32,
+    epoch: u64,
+    tail: LogPosition,
+    at: LogPosition,
+    sequence: u64,
+    /// Why the log ends where it ends.
+    pub stopped: String,
+}
+
+impl<'a> Scan<'a> {
+    /// A cursor at the tail that `slot` names.
+    pub fn new(device: &'a Device, memory: &'a Memory, ring: Ring, volume: u32, slot: Slot) -> Self {
+        let (epoch, at, sequence) = (slot.epoch, slot.tail, slot.next_group);
+        let stopped = "nothing was read".into();
+        Self { device, memory, ring, volume, epoch, tail: at, at, sequence, stopped }
+    }
+
+    /// Behind the last group.
+    pub fn end(&self) -> LogPosition {
+        self.at
+    }
+
+    /// The number of the group that would come next.
+    pub fn next_group(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The payload of the next group, or `None` at the log's end.
+    ///
+    /// Errors: `Device` when the ring cannot be read, `OutOfMemory`.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        // A group that did not fit before the ring's end lies at its start.
+        let here = self.at;
+        let wrapped = self.ring.place(here, self.ring.bytes());
+        for start in [here, wrapped] {
+            if let Some(payload) = self.group_at(start).await? {
+                return Ok(Some(payload));
+            }
+            if here == wrapped {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    async fn group_at(&mut self, start: LogPosition) -> Result<Option<Vec<u8>>> {
+        if start.0 + BLOCK - self.tail.0 > self.ring.bytes() {
+            self.stopped = "the ring is read whole".into();
+            return Ok(None);
+        }
+        let mut bytes = self.read(start, 1).await?;
+        let header = match GroupHeader::peek(&bytes, self.volume) {
+            Ok(header) => header,
+            Err(cause) => return self.stop(start, &cause.to_string()),
+        };
+        let expected = (self.epoch, self.sequence, start);
+        if (header.epoch, header.sequence, header.lsn) != expected {
+            return self.stop(start, "the group is of another time");
+        }
+        let blocks = (GROUP_HEADER as u64 + u64::from(header.payload)).div_ceil(BLOCK);
+        if blocks * BLOCK > self.ring.group_bytes_max() || self.ring.place(start, blocks * BLOCK) != start
+        {
+            return self.stop(start, "the group claims an impossible size");
+        }
+        if blocks > 1 {
+            bytes.extend(self.read(LogPosition(start.0 + BLOCK), blocks - 1).await?);
+        }
+        match header.payload(&bytes) {
+            Ok(payload) => {
+                let payload = payload.to_vec();
+                self.at = LogPosition(start.0 + blocks * BLOCK);
+                self.sequence += 1;
+                Ok(Some(payload))
+            }
+            Err(cause) => self.stop(start, &cause.to_string()),
+        }
+    }
+
+    fn stop(&mut self, at: LogPosition, why: &str) -> Result<Option<Vec<u8>>> {
+        self.stopped = format!("at {at}: {why}");
+        Ok(None)
+    }
+
+    async fn read(&self, at: LogPosition, blocks: u64) -> Result<Vec<u8>> {
+        let mut found = Vec::with_capacity((blocks * BLOCK) as usize);
+        let mut next = self.ring.block(at);
+        let mut left = blocks;
+        while left > 0 {
+            let order = left.ilog2().min(4) as u8;
+            let into = vec![self.memory.allocate(order, Purpose::Reserved).await?];
+            let (buffers, outcome) = self.device.read(next.0, into).await;
+            outcome?;
+            found.extend_from_slice(&buffers[0]);
+            next = next.plus(1 << order);
+            left -= 1 << order;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,424 @@
+//! The log's writing side: gathers transactions into groups, writes them, says what is durable.
+//!
+//! A group is whatever gathered while earlier groups were on their way: no timer, no delay. It is one
+//! contiguous, self-checksummed, durable write; up to four are in flight, and they are acknowledged in
+//! order, so that a group counts only when everything before it does.
+//!
+//! Guarantees: positions are given in the order of appends; `durable` moves only behind a completed
+//! durable write of everything below; after a failed write nothing is acknowledged any more and every
+//! waiter hears the cause. Log room is waited for before, so that an append never fails.
+//!
+//! Does not know what a payload means, and does not decide when the tail moves. Called by `meta`;
+//! the loop `run` is spawned by `volume`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use foliant_device::Buffer;
+use foliant_device::Device;
+use foliant_device::Persist;
+use foliant_device::Segment;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::format::journal_header::GROUP_HEADER;
+use crate::format::journal_header::GroupHeader;
+use crate::format::journal_header::Slot;
+use crate::format::layout::Layout;
+use crate::journal::ring::Ring;
+use crate::journal::slots;
+use crate::kit::memory::Memory;
+use crate::kit::memory::Purpose;
+use crate::kit::poison::Poison;
+use crate::kit::watermark::Watermark;
+use crate::limits::JOURNAL_GROUPS_IN_FLIGHT;
+use crate::limits::LOG_ROOM_WAIT;
+use crate::units::BLOCK;
+use crate::units::LogPosition;
+use crate::units::Lsn;
+
+/// Blocks in one write while the region is formatted (256 KiB).
+const FORMAT_ORDER: u8 = 6;
+/// Such writes in flight at once.
+const FORMAT_WRITES: usize = 4;
+
+/// The journal of an open volume; clones share it.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: Device,
+    memory: Memory,
+    ring: Ring,
+    volume: u32,
+    epoch: u64,
+    poison: Poison,
+    /// Short sections (copy of a payload, counters); never across an await.
+    state: Mutex<State>,
+    durable: Watermark,
+    /// Rung when there is something to write.
+    work: Notify,
+    /// Rung when the tail moved.
+    room: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Transactions that are not in a group yet, oldest first.
+    open: Vec<Pending>,
+    /// Upper bound of the ring bytes that `open` will take.
+    open_bytes: u64,
+    /// Behind the last sealed group.
+    head: LogPosition,
+    tail: LogPosition,
+    /// The number given to the last transaction, to the last one in a sealed group, and to the last
+    /// one below the tail.
+    last: Lsn,
+    sealed: Lsn,
+    applied: Lsn,
+    next_group: u64,
+    slot_sequence: u64,
+    /// Where sealed groups behind the tail end, oldest first.
+    boundaries: VecDeque<Boundary>,
+    spare: Vec<Buffer>,
+    stats: JournalStats,
+}
+
+#[derive(Debug)]
+struct Pending {
+    lsn: Lsn,
+    payload: Vec<u8>,
+}
+
+/// The end of a sealed group: a place where the tail can stand.
+#[derive(Debug, Clone, Copy)]
+struct Boundary {
+    end: LogPosition,
+    next_group: u64,
+    last: Lsn,
+}
+
+/// What the journal did since open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JournalStats {
+    /// Transactions appended.
+    pub transactions: u64,
+    /// Groups written.
+    pub groups: u64,
+    /// Bytes of groups.
+    pub bytes: u64,
+    /// Moves of the tail.
+    pub tail_moves: u64,
+}
+
+/// A group on its way.
+struct Sealed {
+    start: LogPosition,
+    last: Lsn,
+    buffer: Buffer,
+    bytes: usize,
+}
+
+/// Ring bytes that a payload takes at most: alone in its group.
+fn footprint(payload: usize) -> u64 {
+    (GROUP_HEADER as u64 + payload as u64).div_ceil(BLOCK) * BLOCK
+}
+
+/// Moves the oldest pending payloads into `group`, as many as fit; where they end, and the last one's
+/// number.
+fn gather(state: &mut State, group: &mut [u8]) -> (usize, Lsn) {
+    let mut end = GROUP_HEADER;
+    let mut taken = 0;
+    for pending in &state.open {
+        let next = end + pending.payload.len();
+        if next > group.len() {
+            break;
+        }
+        group[end..next].copy_from_slice(&pending.payload);
+        end = next;
+        taken += 1;
+    }
+    assert!(taken > 0, "a payload larger than a group was let in");
+    let last = state.open[taken - 1].lsn;
+    let released: u64 = state.open.drain(..taken).map(|p| footprint(p.payload.len())).sum();
+    state.open_bytes -= released;
+    (end, last)
+}
+
+impl Journal {
+    /// Writes the whole region and the first header. Not durable before the caller's flush.
+    ///
+    /// Errors: `Device`, `OutOfMemory`.
+    pub async fn format(device: &Device, memory: &Memory, layout: &Layout, volume: u32) -> Result<()> {
+        let mut zeroes = memory.allocate(FORMAT_ORDER, Purpose::Reserved).await?;
+        zeroes.get_mut().expect("a fresh buffer has one owner").fill(0);
+        let step = zeroes.blocks() as u64;
+        let (start, end) = (layout.journal.start.0, layout.journal.end().0);
+        let writes = (start..end).step_by(step as usize).map(|at| {
+            let bytes = (step.min(end - at) * BLOCK) as usize;
+            device.write(at, vec![zeroes.segment(0..bytes)], Persist::Cached)
+        });
+        let mut writes = futures_util::stream::iter(writes).buffer_unordered(FORMAT_WRITES);
+        while let Some(outcome) = writes.next().await {
+            outcome?;
+        }
+        for sequence in [1, 2] {
+            let slot = Slot { sequence, epoch: 1, tail: LogPosition(0), next_group: 1 };
+            slots::write(device, memory, volume, slot).await?;
+        }
+        Ok(())
+    }
+
+    /// The journal as it goes on from `slot`, which recovery has just written.
+    ///
+    /// Errors: `OutOfMemory`: its group buffers are taken here, so that a commit never waits for memory.
+    pub async fn open(
+        device: &Device,
+        memory: &Memory,
+        poison: &Poison,
+        layout: &Layout,
+        volume: u32,
+        slot: Slot,
+    ) -> Result<Self> {
+        let ring = Ring::new(layout.journal);
+        let blocks = ring.group_bytes_max() / BLOCK;
+        let order = blocks.next_power_of_two().ilog2().min(8) as u8;
+        let mut spare = Vec::new();
+        for _ in 0..=JOURNAL_GROUPS_IN_FLIGHT {
+            spare.push(memory.allocate(order, Purpose::Reserved).await?);
+        }
+        let state = State {
+            open: Vec::new(),
+            open_bytes: 0,
+            head: slot.tail,
+            tail: slot.tail,
+            last: Lsn(0),
+            sealed: Lsn(0),
+            applied: Lsn(0),
+            next_group: slot.next_group,
+            slot_sequence: slot.sequence,
+            boundaries: VecDeque::new(),
+            spare,
+            stats: JournalStats::default(),
+        };
+        let inner = Inner {
+            device: device.clone(),
+            memory: memory.clone(),
+            ring,
+            volume,
+            epoch: slot.epoch,
+            poison: poison.clone(),
+            state: Mutex::new(state),
+            durable: Watermark::new(Lsn(0), poison.clone()),
+            work: Notify::new(),
+            room: Notify::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The largest payload of one transaction in bytes.
+    pub fn payload_max(&self) -> u64 {
+        let buffer = self.inner.state.lock().spare.first().map_or(1 << 20, |b| b.len() as u64);
+        self.inner.ring.group_bytes_max().min(buffer) - BLOCK
+    }
+
+    /// Whether the ring is at least half full: time to bring blocks home.
+    pub fn is_half_full(&self) -> bool {
+        let state = self.inner.state.lock();
+        (state.head.0 - state.tail.0 + state.open_bytes) * 2 > self.inner.ring.bytes()
+    }
+
+    /// Waits until a payload of this size fits. The caller is alone (metadata lock), so that what it
+    /// waited for is still there when it appends.
+    ///
+    /// Errors: `TooLarge`, `TimedOut` ("log room"), `WritesStopped`. Dropping has no effect.
+    pub async fn wait_for_room(&self, payload: usize) -> Result<()> {
+        if payload as u64 > self.payload_max() {
+            let most = self.payload_max();
+            let why = format!("a transaction of {payload} bytes; the journal takes {most}");
+            return Err(Error::new(ErrorKind::TooLarge, why));
+        }
+        let waiting = async {
+            loop {
+                let moved = self.inner.room.notified();
+                tokio::pin!(moved);
+                moved.as_mut().enable();
+                if self.has_room(payload) {
+                    return;
+                }
+                metrics::counter!("foliant_log_room_waits_total").increment(1);
+                moved.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = tokio::time::timeout(LOG_ROOM_WAIT, waiting) => done.map_err(|_| {
+                Error::new(ErrorKind::TimedOut, "waited too long for log room")
+            }),
+            cause = self.inner.poison.tripped() => Err(cause),
+        }
+    }
+
+    /// Whether a payload of this size fits now.
+    pub fn has_room(&self, payload: usize) -> bool {
+        let state = self.inner.state.lock();
+        let pending = state.open_bytes + footprint(payload);
+        self.inner.ring.has_room(state.tail, state.head, pending)
+    }
+
+    /// Adds a transaction behind all earlier ones; its number. Room was waited for.
+    pub fn append(&self, payload: Vec<u8>) -> Lsn {
+        let mut state = self.inner.state.lock();
+        let pending = state.open_bytes + footprint(payload.len());
+        assert!(self.inner.ring.has_room(state.tail, state.head, pending), "no room was waited for");
+        state.open_bytes = pending;
+        state.last = Lsn(state.last.0 + 1);
+        state.stats.transactions += 1;
+        let lsn = state.last;
+        state.open.push(Pending { lsn, payload });
+        drop(state);
+        self.inner.work.notify_one();
+        lsn
+    }
+
+    /// The position of the newest transaction.
+    pub fn last(&self) -> Lsn {
+        self.inner.state.lock().last
+    }
+
+    /// Everything at or below is durable.
+    pub fn durable_now(&self) -> Lsn {
+        self.inner.durable.get()
+    }
+
+    /// Waits until `lsn` is durable. Errors: `WritesStopped`. Dropping has no effect.
+    pub async fn durable(&self, lsn: Lsn) -> Result<()> {
+        self.inner.durable.reached(lsn).await
+    }
+
+    /// Every transaction up to this one is home: the tail has passed it.
+    pub fn applied(&self) -> Lsn {
+        self.inner.state.lock().applied
+    }
+
+    /// The last transaction that has a place: what is appended later lies in later groups.
+    pub fn sealed(&self) -> Lsn {
+        self.inner.state.lock().sealed
+    }
+
+    /// What it did since open.
+    pub fn stats(&self) -> JournalStats {
+        self.inner.state.lock().stats
+    }
+
+    /// Moves the tail behind the group whose last transaction is `to`, which [`Journal::sealed`] gave;
+    /// durable on return.
+    ///
+    /// The caller has brought home and flushed everything up to it. Errors: `Device`; the tail stays.
+    pub async fn advance_tail(&self, to: Lsn) -> Result<()> {
+        let (slot, boundary) = {
+            let state = self.inner.state.lock();
+            if to <= state.applied {
+                return Ok(());
+            }
+            let found = state.boundaries.iter().find(|b| b.last == to).copied();
+            let boundary = found.expect("a tail is the end of a sealed group");
+            let (sequence, epoch) = (state.slot_sequence + 1, self.inner.epoch);
+            let (tail, next_group) = (boundary.end, boundary.next_group);
+            (Slot { sequence, epoch, tail, next_group }, boundary)
+        };
+        slots::write(&self.inner.device, &self.inner.memory, self.inner.volume, slot).await?;
+        let mut state = self.inner.state.lock();
+        state.slot_sequence = slot.sequence;
+        state.tail = boundary.end;
+        state.applied = to;
+        state.stats.tail_moves += 1;
+        state.boundaries.retain(|b| b.last > to);
+        drop(state);
+        self.inner.room.notify_waiters();
+        Ok(())
+    }
+
+    /// The writing loop; returns when `stop` is cancelled and everything appended is written.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut flights = FuturesOrdered::new();
+        loop {
+            while flights.len() < JOURNAL_GROUPS_IN_FLIGHT
+                && let Some(sealed) = self.seal()
+            {
+                flights.push_back(self.write(sealed));
+            }
+            if flights.is_empty() && (stop.is_cancelled() || self.inner.poison.get().is_some()) {
+                return;
+            }
+            tokio::select! {
+                biased;
+                Some((sealed, outcome)) = flights.next() => self.written(sealed, outcome),
+                () = self.inner.work.notified() => {}
+                () = stop.cancelled(), if flights.is_empty() => {}
+            }
+        }
+    }
+
+    /// Gives the oldest pending transactions a place, as many as one group takes.
+    fn seal(&self) -> Option<Sealed> {
+        let mut state = self.inner.state.lock();
+        if state.open.is_empty() || self.inner.poison.get().is_some() {
+            return None;
+        }
+        let mut buffer = state.spare.pop()?;
+        let room = (self.inner.ring.group_bytes_max() as usize).min(buffer.len());
+        let bytes = buffer.get_mut().expect("a spare buffer has one owner");
+        let (end, last) = gather(&mut state, &mut bytes[..room]);
+        let whole = (end as u64).div_ceil(BLOCK) * BLOCK;
+        bytes[end..whole as usize].fill(0);
+        let start = self.inner.ring.place(state.head, whole);
+        let header = GroupHeader {
+            epoch: self.inner.epoch,
+            sequence: state.next_group,
+            lsn: start,
+            payload: (end - GROUP_HEADER) as u32,
+        };
+        header.encode(self.inner.volume, bytes);
+        state.head = LogPosition(start.0 + whole);
+        state.next_group += 1;
+        state.sealed = last;
+        let boundary = Boundary { end: state.head, next_group: state.next_group, last };
+        state.boundaries.push_back(boundary);
+        state.stats.groups += 1;
+        state.stats.bytes += whole;
+        Some(Sealed { start, last, buffer, bytes: whole as usize })
+    }
+
+    fn write(&self, sealed: Sealed) -> impl Future<Output = (Sealed, Result<()>)> + Send + use<> {
+        let segment: Segment = sealed.buffer.segment(0..sealed.bytes);
+        let at = self.inner.ring.block(sealed.start);
+        let request = self.inner.device.write(at.0, vec![segment], Persist::Durable);
+        async move {
+            let outcome = request.await;
+            (sealed, outcome.map_err(Error::from))
+        }
+    }
+
+    fn written(&self, sealed: Sealed, outcome: Result<()>) {
+        match outcome {
+            // A group behind a failed one is on the device, but replay will not reach it.
+            Ok(()) if self.inner.poison.get().is_none() => self.inner.durable.advance(sealed.last),
+            Ok(()) => {}
+            Err(cause) => self.inner.poison.set(cause),
+        }
+        let mut state = self.inner.state.lock();
+        state.spare.push(sealed.buffer);
+        drop(state);
+        self.inner.work.notify_one();
+    }
+}

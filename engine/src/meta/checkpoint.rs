@@ -1,0 +1,125 @@
+//! Brings logged blocks home and moves the log's tail, so that the log never runs out of room.
+//!
+//! Guarantees, in this order: the records of an image are durable before the image is written home; all
+//! images of a round are home and flushed before the tail moves over their records; whoever waits to
+//! hear that a block is home hears it after that. A block that is logged again meanwhile keeps its
+//! newer image for the next round.
+//!
+//! Does not take the metadata lock, so that a transaction may wait for log room while it holds it.
+//! The loop is spawned by `volume`; `Meta::checkpoint` is called by `volume` as well.
+
+use foliant_device::Persist;
+use foliant_device::Segment;
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::meta::store::Inner;
+use crate::meta::store::Meta;
+use crate::meta::table::Going;
+use crate::units::BlockNo;
+use crate::units::Lsn;
+
+/// Blocks in one write home (256 KiB: beyond that there is no gain).
+const RUN_BLOCKS: usize = 64;
+/// Such writes in flight at once.
+const WRITES_IN_FLIGHT: usize = 16;
+
+impl Meta {
+    /// Everything logged so far goes home, and the tail moves behind it.
+    ///
+    /// Errors: `WritesStopped`, `Device`; a failed flush stops all writes, because nobody can say what
+    /// it lost. Dropping the future: the tail stays, nothing is lost.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let inner = &self.inner;
+        let _one = inner.checkpoint.lock().await;
+        inner.poison.check()?;
+        // What is appended but not sealed would not be covered by the tail that this round can reach.
+        inner.journal.durable(inner.journal.last()).await?;
+        let (sealed, going) = {
+            let blocks = inner.blocks.lock();
+            (inner.journal.sealed(), blocks.table.going())
+        };
+        if sealed <= inner.journal.applied() {
+            return Ok(());
+        }
+        let newest = going.iter().map(|g| g.lsn).max().unwrap_or(sealed);
+        inner.journal.durable(newest.max(sealed)).await?;
+        let homes: Vec<(BlockNo, Lsn)> = going.iter().map(|g| (g.at, g.lsn)).collect();
+        inner.write_home(going).await?;
+        inner.flush().await?;
+        let arrived = inner.blocks.lock().table.arrived(&homes);
+        let moved = inner.journal.advance_tail(sealed).await;
+        if let Err(cause) = &moved {
+            // The images are home, but the log does not say so: it would run full.
+            inner.poison.set(cause.clone());
+        } else {
+            inner.blocks.lock().table.purge(sealed);
+        }
+        for mark in arrived {
+            mark.tell();
+        }
+        metrics::counter!("foliant_checkpoints_total").increment(1);
+        moved
+    }
+
+    /// The checkpointer's loop: starts a round when the bell rings, until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.inner.bell.notified() => {}
+            }
+            if let Err(cause) = self.checkpoint().await {
+                tracing::error!(%cause, "a checkpoint failed");
+                if self.inner.poison.get().is_none() {
+                    self.inner.poison.set(cause);
+                }
+                return;
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Writes images home, neighbours together, and waits for all of them.
+    async fn write_home(&self, going: Vec<Going>) -> Result<()> {
+        let writes = runs(going).into_iter().map(|(at, segments)| {
+            self.device.write(at.0, segments, Persist::Cached)
+        });
+        let mut writes = stream::iter(writes).buffer_unordered(WRITES_IN_FLIGHT);
+        let mut outcome = Ok(());
+        while let Some(written) = writes.next().await {
+            outcome = outcome.and(written);
+        }
+        Ok(outcome?)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let flushed = self.device.flush().await;
+        flushed.map_err(|cause| {
+            let cause = Error::from(cause);
+            self.poison.set(cause.clone());
+            cause
+        })
+    }
+}
+
+/// Ascending images as device writes.
+fn runs(going: Vec<Going>) -> Vec<(BlockNo, Vec<Segment>)> {
+    let mut runs: Vec<(BlockNo, Vec<Segment>)> = Vec::new();
+    for Going { at, image, .. } in going {
+        match runs.last_mut() {
+            Some((start, segments))
+                if start.plus(segments.len() as u64) == at && segments.len() < RUN_BLOCKS =>
+            {
+                segments.push(image.into());
+            }
+            _ => runs.push((at, vec![image.into()])),
+        }
+    }
+    runs
+}

@@ -1,0 +1,182 @@
+//! After a crash: replays the log onto the blocks, and starts a new epoch.
+//!
+//! Guarantees: idempotent and restartable at any point, because records are absolute and the header
+//! moves last; bounded by the log's size in time, and by the budget in memory; it needs no structure
+//! but the log, so that no damage elsewhere can stop it. A block that does not match its checksum after
+//! its last record is reported.
+//!
+//! Does not look into blocks. Called by `volume::mount` before anything else is read.
+
+use std::collections::BTreeMap;
+
+use foliant_device::BLOCK_SIZE;
+use foliant_device::Buffer;
+use foliant_device::Device;
+use foliant_device::Persist;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::format::block;
+use crate::format::journal_header::Slot;
+use crate::format::layout::Layout;
+use crate::format::log_record;
+use crate::format::log_record::Record;
+use crate::journal::ring::Ring;
+use crate::journal::scan::Scan;
+use crate::journal::slots;
+use crate::kit::memory::Memory;
+use crate::kit::memory::Purpose;
+use crate::units::BLOCK;
+use crate::units::BlockNo;
+
+/// What recovery found and did.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// How the journal goes on.
+    pub slot: Slot,
+    /// Groups found.
+    pub groups: u64,
+    /// Transactions in them.
+    pub transactions: u64,
+    /// Bytes of log replayed.
+    pub bytes: u64,
+    /// Blocks written to their homes.
+    pub blocks_home: u64,
+    /// Why the log ended where it ended.
+    pub stopped: String,
+}
+
+/// One block while the log is replayed.
+struct Image {
+    buffer: Buffer,
+    crc: u32,
+    data: bool,
+}
+
+struct Replay<'a> {
+    device: &'a Device,
+    memory: &'a Memory,
+    volume: u32,
+    images: BTreeMap<BlockNo, Image>,
+    /// Images that may be held at once; the rest goes home earlier, which is legal: all their records
+    /// so far are durable.
+    images_max: usize,
+    home: u64,
+}
+
+/// Replays what the log holds, brings it home, and makes the log empty under a new epoch.
+///
+/// The caller has flushed the device. Errors: `Corrupt` (no journal header, or a block that does not
+/// match after its last record), `Device`, `OutOfMemory`. Dropping the future: run it again.
+pub async fn recover(
+    device: &Device,
+    memory: &Memory,
+    layout: &Layout,
+    volume: u32,
+) -> Result<Recovered> {
+    let slot = slots::read(device, memory, volume).await?;
+    let ring = Ring::new(layout.journal);
+    if slot.tail.0 % BLOCK != 0 {
+        let why = format!("impossible tail {}", slot.tail);
+        return Err(Error::corrupt("journal header", layout.journal.start, why));
+    }
+    let mut scan = Scan::new(device, memory, ring, volume, slot);
+    let images_max = memory.capacity_blocks() / 2;
+    let mut replay =
+        Replay { device, memory, volume, images: BTreeMap::new(), images_max, home: 0 };
+    let (mut transactions, mut groups, mut bytes) = (0, 0, 0);
+    while let Some(payload) = scan.next().await? {
+        groups += 1;
+        bytes += payload.len() as u64;
+        let mut rest = &payload[..];
+        while !rest.is_empty() {
+            let (count, records) = log_record::next_transaction(&mut rest)?;
+            replay.apply(count, records).await?;
+            transactions += 1;
+        }
+    }
+    replay.write_home().await?;
+    device.flush().await?;
+    let next = Slot {
+        sequence: slot.sequence + 1,
+        epoch: slot.epoch + 1,
+        tail: scan.end(),
+        next_group: scan.next_group(),
+    };
+    slots::write(device, memory, volume, next).await?;
+    let blocks_home = replay.home;
+    tracing::info!(groups, transactions, bytes, blocks_home, stopped = scan.stopped, "recovered");
+    let stopped = scan.stopped;
+    Ok(Recovered { slot: next, groups, transactions, bytes, blocks_home, stopped })
+}
+
+impl Replay<'_> {
+    async fn apply(&mut self, count: u32, mut records: &[u8]) -> Result<()> {
+        for _ in 0..count {
+            let record = log_record::next_record(&mut records)?;
+            self.device.geometry().check(
+                foliant_device::error::Operation::Write,
+                record.block.0,
+                1,
+            )?;
+            if !self.images.contains_key(&record.block) && self.images.len() >= self.images_max {
+                self.write_home().await?;
+            }
+            self.apply_one(&record).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_one(&mut self, record: &Record<'_>) -> Result<()> {
+        if !self.images.contains_key(&record.block) {
+            let buffer = self.base(record).await?;
+            let image = Image { buffer, crc: record.crc, data: record.data };
+            self.images.insert(record.block, image);
+        }
+        let image = self.images.get_mut(&record.block).expect("it was put there");
+        let bytes = image.buffer.get_mut().expect("a replayed image has one owner");
+        record.apply(bytes);
+        image.crc = record.crc;
+        image.data = record.data;
+        Ok(())
+    }
+
+    /// What the record is applied to: what lies there now, whatever that is.
+    async fn base(&self, record: &Record<'_>) -> Result<Buffer> {
+        let buffer = self.memory.allocate(0, Purpose::Reserved).await?;
+        if record.init {
+            return Ok(buffer);
+        }
+        let (mut buffers, outcome) = self.device.read(record.block.0, vec![buffer]).await;
+        outcome?;
+        Ok(buffers.pop().expect("a read gives its buffer back"))
+    }
+
+    /// Writes all images home; each is checked against its last record first.
+    async fn write_home(&mut self) -> Result<()> {
+        let images = std::mem::take(&mut self.images);
+        let mut writes = Vec::with_capacity(images.len());
+        for (at, image) in images {
+            let bytes = &image.buffer[..BLOCK_SIZE];
+            let got = match image.data {
+                true => crc32c::crc32c(bytes),
+                false => block::sum(bytes, at, self.volume),
+            };
+            if got != image.crc {
+                return Err(Error::checksum("replayed block", at, image.crc, got));
+            }
+            writes.push((at, image.buffer));
+        }
+        self.home += writes.len() as u64;
+        for chunk in writes.chunks(64) {
+            let requests: Vec<_> = chunk
+                .iter()
+                .map(|(at, b)| self.device.write(at.0, vec![b.clone().into()], Persist::Cached))
+                .collect();
+            for request in requests {
+                request.await?;
+            }
+        }
+        Ok(())
+    }
+}

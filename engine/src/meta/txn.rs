@@ -1,0 +1,293 @@
+//! Looking at metadata and changing it: the shared view, the exclusive transaction, its commit.
+//!
+//! Guarantees: a transaction works on private copies; nothing is visible before
+//! [`Prepared::commit_with`], which is synchronous and cannot fail. Everything that can fail or wait
+//! happens in [`MetaTxn::prepare`]. Dropping a transaction at any point before means that it never
+//! was.
+//!
+//! Does not wait for durability. Called by `object`, `namespace`, `alloc`, `extent` (through the traits).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foliant_device::Buffer;
+use tokio::sync::OwnedRwLockReadGuard;
+use tokio::sync::OwnedRwLockWriteGuard;
+
+use crate::error::Result;
+use crate::format::block;
+use crate::format::block::BODY;
+use crate::format::block::BlockKind;
+use crate::format::log_record;
+use crate::format::root::Root;
+use crate::kit::memory::Purpose;
+use crate::meta::store::Meta;
+use crate::meta::table::HomeMark;
+use crate::meta::view::BlockRead;
+use crate::meta::view::BlockWrite;
+use crate::units::BlockNo;
+use crate::units::Lsn;
+
+/// Log bytes that a changed metadata block is estimated at before its difference is known.
+const CHANGE_ESTIMATE: u64 = 256;
+
+/// One committed state, shared with other readers.
+#[derive(Debug)]
+pub struct MetaView {
+    meta: Meta,
+    root: Arc<Root>,
+    _guard: OwnedRwLockReadGuard<()>,
+}
+
+impl MetaView {
+    pub(super) fn new(meta: Meta, guard: OwnedRwLockReadGuard<()>, root: Arc<Root>) -> Self {
+        Self { meta, root, _guard: guard }
+    }
+}
+
+impl BlockRead for MetaView {
+    async fn block(&self, at: BlockNo, kind: BlockKind) -> Result<Buffer> {
+        self.meta.load(at, kind).await
+    }
+
+    fn root(&self) -> &Root {
+        &self.root
+    }
+}
+
+/// A metadata block that the transaction changes.
+#[derive(Debug)]
+struct Change {
+    /// The committed image, or none for a block that starts from zeroes.
+    before: Option<Buffer>,
+    after: Buffer,
+    kind: BlockKind,
+}
+
+/// A data block whose new image is logged.
+struct DataChange {
+    at: BlockNo,
+    record: Vec<u8>,
+    after: Buffer,
+    mark: Option<Arc<dyn HomeMark>>,
+}
+
+/// The one transaction of the volume.
+pub struct MetaTxn {
+    meta: Meta,
+    guard: OwnedRwLockWriteGuard<()>,
+    committed_root: Arc<Root>,
+    root: Root,
+    changes: BTreeMap<BlockNo, Change>,
+    data: Vec<DataChange>,
+    forgotten: Vec<BlockNo>,
+}
+
+/// A transaction that only has to be committed: its records are encoded and the log has room.
+pub struct Prepared {
+    txn: MetaTxn,
+    payload: Option<Vec<u8>>,
+}
+
+impl MetaTxn {
+    pub(super) fn new(meta: Meta, guard: OwnedRwLockWriteGuard<()>, root: Arc<Root>) -> Self {
+        Self {
+            meta,
+            guard,
+            root: (*root).clone(),
+            committed_root: root,
+            changes: BTreeMap::new(),
+            data: Vec::new(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Logs the new image of the data block `at`: as the difference to `before`, which must be what
+    /// is committed there, or whole when there is none. `mark` is told when it is home.
+    ///
+    /// # Panics
+    /// If `after` is not one block.
+    pub fn log_data(
+        &mut self,
+        at: BlockNo,
+        before: Option<&[u8]>,
+        after: Buffer,
+        mark: Option<Arc<dyn HomeMark>>,
+    ) {
+        assert_eq!(after.order(), 0, "a logged image is one block");
+        assert!(!self.changes.contains_key(&at), "block {at} is metadata in this transaction");
+        let mut record = Vec::new();
+        let crc = crc32c::crc32c(&after);
+        log_record::encode(&mut record, at, true, before, &after, crc);
+        self.data.push(DataChange { at, record, after, mark });
+    }
+
+    /// About how many bytes of log the transaction takes so far.
+    pub fn payload_estimate(&self) -> u64 {
+        let data: usize = self.data.iter().map(|d| d.record.len()).sum();
+        data as u64 + self.changes.len() as u64 * CHANGE_ESTIMATE
+    }
+
+    async fn copy(&mut self, at: BlockNo, kind: BlockKind) -> Result<()> {
+        if self.changes.contains_key(&at) {
+            return Ok(());
+        }
+        let before = self.meta.load(at, kind).await?;
+        let mut after = self.meta.inner.memory.allocate(0, Purpose::Reserved).await?;
+        let bytes = after.get_mut().expect("a fresh buffer has one owner");
+        bytes.copy_from_slice(&before);
+        self.changes.insert(at, Change { before: Some(before), after, kind });
+        Ok(())
+    }
+
+    fn body_of(&mut self, at: BlockNo) -> &mut [u8] {
+        let change = self.changes.get_mut(&at).expect("the block was copied before");
+        let bytes = change.after.get_mut().expect("a private image has one owner");
+        &mut bytes[BODY..]
+    }
+
+    /// Encodes the records and waits for log room: the last step that can fail or wait.
+    ///
+    /// Errors: `TooLarge`, `TimedOut`, `WritesStopped`, `OutOfMemory`. Dropping the future: the
+    /// transaction never was.
+    pub async fn prepare(mut self) -> Result<Prepared> {
+        if self.root != *self.committed_root {
+            let at = self.meta.inner.options.root;
+            self.copy(at, BlockKind::Root).await?;
+            let root = self.root.clone();
+            root.encode(self.body_of(at));
+        }
+        let payload = self.encode();
+        if let Some(payload) = &payload {
+            let journal = &self.meta.inner.journal;
+            if !journal.has_room(payload.len()) {
+                self.meta.inner.bell.notify_one();
+            }
+            journal.wait_for_room(payload.len()).await?;
+        }
+        self.meta.inner.poison.check()?;
+        Ok(Prepared { txn: self, payload })
+    }
+
+    /// All records as one transaction; none when nothing changed.
+    fn encode(&mut self) -> Option<Vec<u8>> {
+        let volume = self.meta.inner.options.volume;
+        for at in &self.forgotten {
+            self.changes.remove(at);
+        }
+        let unchanged =
+            |change: &Change| change.before.as_ref().is_some_and(|b| b[4..] == change.after[4..]);
+        self.changes.retain(|_, change| !unchanged(change));
+        let mut records = Vec::new();
+        for (&at, change) in &mut self.changes {
+            let bytes = change.after.get_mut().expect("a private image has one owner");
+            block::seal(bytes, at, volume);
+            let crc = block::sum(bytes, at, volume);
+            let before = change.before.as_deref();
+            log_record::encode(&mut records, at, false, before, &change.after, crc);
+        }
+        for data in &self.data {
+            records.extend_from_slice(&data.record);
+        }
+        let count = self.changes.len() + self.data.len();
+        if count == 0 {
+            return None;
+        }
+        let mut payload = log_record::transaction(&records, count as u32).to_vec();
+        payload.extend(records);
+        Some(payload)
+    }
+}
+
+impl BlockRead for MetaTxn {
+    async fn block(&self, at: BlockNo, kind: BlockKind) -> Result<Buffer> {
+        match self.changes.get(&at) {
+            Some(change) => {
+                assert_eq!(change.kind, kind, "block {at} is changed as another kind");
+                // A copy: a shared handle would keep `modify` from changing the bytes in place.
+                let mut copy = self.meta.inner.memory.allocate(0, Purpose::Reserved).await?;
+                let bytes = copy.get_mut().expect("a fresh buffer has one owner");
+                bytes.copy_from_slice(&change.after);
+                Ok(copy)
+            }
+            None => self.meta.load(at, kind).await,
+        }
+    }
+
+    fn root(&self) -> &Root {
+        &self.root
+    }
+}
+
+impl BlockWrite for MetaTxn {
+    async fn modify(&mut self, at: BlockNo, kind: BlockKind) -> Result<&mut [u8]> {
+        self.copy(at, kind).await?;
+        let found = self.changes[&at].kind;
+        assert_eq!(found, kind, "block {at} is changed as another kind");
+        Ok(self.body_of(at))
+    }
+
+    async fn create(&mut self, at: BlockNo, kind: BlockKind) -> Result<&mut [u8]> {
+        let mut after = self.meta.inner.memory.allocate(0, Purpose::Reserved).await?;
+        let bytes = after.get_mut().expect("a fresh buffer has one owner");
+        block::init(bytes, kind, at, self.meta.inner.options.volume);
+        self.forgotten.retain(|gone| *gone != at);
+        self.changes.insert(at, Change { before: None, after, kind });
+        Ok(self.body_of(at))
+    }
+
+    fn forget(&mut self, at: BlockNo) {
+        self.changes.remove(&at);
+        self.forgotten.push(at);
+    }
+
+    fn root_mut(&mut self) -> &mut Root {
+        &mut self.root
+    }
+}
+
+impl Prepared {
+    /// Commits; the number of the transaction. See [`Prepared::commit_with`].
+    pub fn commit(self) -> Lsn {
+        self.commit_with(|_| {})
+    }
+
+    /// Commits, and runs `note` before anybody else can look at the new state.
+    ///
+    /// Synchronous: there is no moment in which the transaction is accepted and not visible. A
+    /// transaction that changed nothing gets the number of the last one.
+    pub fn commit_with(self, note: impl FnOnce(Lsn)) -> Lsn {
+        let Self { txn, payload } = self;
+        let inner = txn.meta.inner.clone();
+        let mut blocks = inner.blocks.lock();
+        // With the blocks locked: a checkpoint that sees the log's new end also sees these images.
+        let lsn = match payload {
+            Some(payload) => inner.journal.append(payload),
+            None => inner.journal.last(),
+        };
+        for at in txn.forgotten {
+            blocks.cache.remove(at);
+            blocks.table.forget(at);
+        }
+        for (at, change) in txn.changes {
+            blocks.cache.put(at, change.after.clone());
+            blocks.table.put(at, lsn, change.after, None);
+        }
+        for data in txn.data {
+            // The block may have held metadata in an earlier life.
+            blocks.cache.remove(data.at);
+            blocks.table.put(data.at, lsn, data.after, data.mark);
+        }
+        if txn.root != *txn.committed_root {
+            blocks.root = Arc::new(txn.root);
+        }
+        let full = blocks.table.images() > inner.options.table_blocks_max;
+        note(lsn);
+        drop(blocks);
+        if full || inner.journal.is_half_full() {
+            inner.bell.notify_one();
+        }
+        drop(txn.guard);
+        lsn
+    }
+}

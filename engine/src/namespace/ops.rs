@@ -1,0 +1,117 @@
+//! Names to objects: create, look up, rename, remove, list; each one transaction.
+//!
+//! Guarantees: a name leads to one object; a create or rename is visible and durable whole or not
+//! at all; a removed name is free at once, its object's space comes back behind it. Does not wait
+//! for durability except where it says so. Called by `api::engine`.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::limits::NAME_BYTES_MAX;
+use crate::namespace::tree;
+use crate::object::open::OpenObject;
+use crate::object::records;
+use crate::object::table::Table;
+use crate::units::Lsn;
+use crate::units::ObjectId;
+
+/// Errors: `InvalidInput` for a name of 0 or more than 255 bytes. Bytes are bytes: any value goes.
+pub fn check_name(name: &[u8]) -> Result<()> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let why = format!("a name has 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
+        return Err(Error::invalid(why));
+    }
+    Ok(())
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+fn not_found(name: &[u8]) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no object is named {:?}", shown(name)))
+}
+
+/// Makes an empty object. Durable when `meta.durable(lsn)`.
+///
+/// Errors: `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`. Dropping the
+/// future before it is done: no effect.
+pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)> {
+    check_name(name)?;
+    let ground = table.ground();
+    let mut txn = ground.meta.begin().await?;
+    if tree::get(&txn, name).await?.is_some() {
+        let why = format!("the name {:?} is taken", shown(name));
+        return Err(Error::new(ErrorKind::AlreadyExists, why));
+    }
+    let mut ticket = ground.space.ticket();
+    let id = table.make(&mut txn, &mut ticket).await?;
+    tree::insert(&mut txn, &mut ticket, name, id).await?;
+    ticket.record(&mut txn).await?;
+    let lsn = txn.prepare().await?.commit();
+    ticket.settle(lsn);
+    let object = table.open(id).await?;
+    object.state().committed(lsn, None, &[]);
+    Ok((object, lsn))
+}
+
+/// Opens the object with this name.
+///
+/// Errors: `NotFound`, `InvalidInput`, `Corrupt`, `Device`.
+pub async fn open(table: &Table, name: &[u8]) -> Result<Arc<OpenObject>> {
+    check_name(name)?;
+    let id = {
+        let view = table.ground().meta.read().await;
+        tree::get(&view, name).await?
+    };
+    table.open(id.ok_or_else(|| not_found(name))?).await
+}
+
+/// Gives the object another name; a name in the way is an error.
+///
+/// Errors: `NotFound`, `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`.
+pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
+    check_name(from)?;
+    check_name(to)?;
+    let ground = table.ground();
+    let mut txn = ground.meta.begin().await?;
+    let id = tree::get(&txn, from).await?.ok_or_else(|| not_found(from))?;
+    if tree::get(&txn, to).await?.is_some() {
+        let why = format!("the name {:?} is taken", shown(to));
+        return Err(Error::new(ErrorKind::AlreadyExists, why));
+    }
+    let mut ticket = ground.space.ticket();
+    tree::remove(&mut txn, &mut ticket, from).await?;
+    tree::insert(&mut txn, &mut ticket, to, id).await?;
+    ticket.record(&mut txn).await?;
+    let lsn = txn.prepare().await?.commit();
+    ticket.settle(lsn);
+    Ok(lsn)
+}
+
+/// Takes the name away and marks its object for removal; [`Table::finish_removal`] does the rest.
+///
+/// Errors: `NotFound`, `InvalidInput`, `WritesStopped`, `Device`.
+pub async fn remove(table: &Table, name: &[u8]) -> Result<(ObjectId, Lsn)> {
+    check_name(name)?;
+    let ground = table.ground();
+    let mut txn = ground.meta.begin().await?;
+    let mut ticket = ground.space.ticket();
+    let removed = tree::remove(&mut txn, &mut ticket, name).await?;
+    let id = removed.ok_or_else(|| not_found(name))?;
+    records::mark_removal(&mut txn, &mut ticket, id).await?;
+    ticket.record(&mut txn).await?;
+    let lsn = txn.prepare().await?.commit();
+    ticket.settle(lsn);
+    Ok((id, lsn))
+}
+
+/// Up to `limit` names behind `after`, in byte order.
+///
+/// Errors: `Corrupt`, `Device`.
+pub async fn list(table: &Table, after: &[u8], limit: usize) -> Result<Vec<Vec<u8>>> {
+    let view = table.ground().meta.read().await;
+    tree::list(&view, after, limit).await
+}

@@ -1,0 +1,322 @@
+//! The provider: answers the core's questions about where an object's bytes lie.
+//!
+//! Guarantees, beyond the contract: data goes out of place (a block that is stored is never
+//! overwritten by writeback), except into unwritten extents; a batch becomes visible in one
+//! metadata transaction, behind a flush of its data; a failed or dropped batch leaves no claim.
+//! Does not touch folios, does not choose what is written when. Called by `iomap`.
+
+use std::sync::Arc;
+
+use foliant_device::Device;
+
+use crate::alloc::Space;
+use crate::alloc::Ticket;
+use crate::error::Result;
+use crate::extent;
+use crate::extent::Extent;
+use crate::extent::Lookup;
+use crate::iomap::contract::Cookie;
+use crate::iomap::contract::MapIntent;
+use crate::iomap::contract::MapKind;
+use crate::iomap::contract::Mapping;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::PlacedRun;
+use crate::iomap::contract::Placement;
+use crate::kit::poison::Poison;
+use crate::meta::Meta;
+use crate::meta::MetaTxn;
+use crate::object::records;
+use crate::object::state::ObjectState;
+use crate::units::BlockNo;
+use crate::units::DeviceSpan;
+use crate::units::FileBlocks;
+use crate::units::ObjectId;
+
+/// The parts below that every provider of a volume shares.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// Metadata blocks and transactions.
+    pub meta: Meta,
+    /// Free space.
+    pub space: Space,
+    /// For the flush between data and mapping.
+    pub device: Device,
+    /// Set when a flush failed.
+    pub poison: Poison,
+}
+
+/// The provider of one open object.
+#[derive(Debug)]
+pub struct ObjectProvider {
+    ground: Ground,
+    state: Arc<ObjectState>,
+}
+
+/// Claims of a batch between placement and completion.
+#[derive(Debug)]
+pub struct WritebackBatch {
+    ticket: Ticket,
+}
+
+impl ObjectProvider {
+    /// A provider for `state` on `ground`.
+    pub fn new(ground: Ground, state: Arc<ObjectState>) -> Self {
+        Self { ground, state }
+    }
+
+    /// The shared parts below.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// The object's state.
+    pub fn state(&self) -> &Arc<ObjectState> {
+        &self.state
+    }
+
+    async fn lookup(&self, blocks: FileBlocks, sums: bool) -> Result<(FileBlocks, MapKind, Cookie)> {
+        let view = self.ground.meta.read().await;
+        // Sampled before the lookup, with the view held: changes are noted while the metadata lock is
+        // held exclusively, so none can fall between the sample and the answer.
+        let cookie_of = |blocks| self.state.cookies.sample(blocks);
+        let found = extent::lookup(&view, self.state.id(), blocks.start).await?;
+        let (end, kind) = match found {
+            Lookup::Hole { until } => (until, MapKind::Hole),
+            Lookup::Extent(e) if e.unwritten => {
+                (e.at + e.blocks, MapKind::Unwritten { at: e.start })
+            }
+            Lookup::Extent(e) => {
+                let end = blocks.end.min(e.at + e.blocks);
+                let span = DeviceSpan::new(e.start, end - blocks.start);
+                let checksums = match sums {
+                    true => Some(self.ground.space.checksums(&view, span).await?),
+                    false => None,
+                };
+                (end, MapKind::Mapped { at: e.start, checksums })
+            }
+        };
+        let blocks = FileBlocks::new(blocks.start, blocks.end.min(end));
+        Ok((blocks, kind, cookie_of(blocks)))
+    }
+
+    /// Flushes the device; a failure stops all writes, because nobody can say what it lost.
+    async fn flush(&self) -> Result<()> {
+        let flushed = self.ground.device.flush().await;
+        flushed.map_err(|cause| {
+            let cause = crate::error::Error::from(cause);
+            self.ground.poison.set(cause.clone());
+            cause
+        })
+    }
+
+    async fn remap(&self, txn: &mut MetaTxn, ticket: &mut Ticket, runs: &[PlacedRun]) -> Result<()> {
+        for extent in joined(runs) {
+            let range = FileBlocks::new(extent.at, extent.at + extent.blocks);
+            let freed = extent::replace(txn, ticket, self.state.id(), range, &[extent]).await?;
+            for span in freed {
+                ticket.free(span);
+            }
+        }
+        for run in runs {
+            let space = &self.ground.space;
+            space.store_checksums(txn, run.placement.at, &run.checksums).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Placed runs as extents, neighbours joined, so that the tree is touched once per extent.
+fn joined(runs: &[PlacedRun]) -> Vec<Extent> {
+    let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
+    for Placement { blocks, at } in runs.iter().map(|r| r.placement) {
+        match extents.last_mut() {
+            Some(last)
+                if last.at + last.blocks == blocks.start && last.start.plus(last.blocks) == at =>
+            {
+                last.blocks += blocks.len();
+            }
+            _ => extents.push(Extent {
+                at: blocks.start,
+                start: at,
+                blocks: blocks.len(),
+                unwritten: false,
+            }),
+        }
+    }
+    extents
+}
+
+/// Cuts `spans` into pieces that cover `runs` exactly, in order.
+fn placements(runs: &[FileBlocks], spans: &[DeviceSpan]) -> Vec<Placement> {
+    let mut placed = Vec::new();
+    let mut spans = spans.iter().copied();
+    let mut rest = DeviceSpan::default();
+    for run in runs {
+        let mut at = run.start;
+        while at < run.end {
+            if rest.blocks == 0 {
+                rest = spans.next().expect("as many blocks are claimed as are placed");
+                continue;
+            }
+            let take = rest.blocks.min(run.end - at);
+            placed.push(Placement { blocks: FileBlocks::new(at, at + take), at: rest.start });
+            rest = DeviceSpan::new(rest.start.plus(take), rest.blocks - take);
+            at += take;
+        }
+    }
+    placed
+}
+
+impl MappingProvider for ObjectProvider {
+    type Batch = WritebackBatch;
+
+    fn object(&self) -> ObjectId {
+        self.state.id()
+    }
+
+    fn size(&self) -> u64 {
+        self.state.size()
+    }
+
+    fn publish_size(&self, end: u64) {
+        self.state.grow_size(end);
+    }
+
+    async fn map_begin(&self, blocks: FileBlocks, intent: MapIntent) -> Result<Mapping> {
+        assert!(!blocks.is_empty(), "mapping of nothing");
+        self.state.check_present()?;
+        if intent == MapIntent::Write {
+            self.ground.poison.check()?;
+        }
+        let sums = intent != MapIntent::Report;
+        let (blocks, kind, cookie) = self.lookup(blocks, sums).await?;
+        let mut promised = 0;
+        if intent == MapIntent::Write {
+            // The last step, without an await behind it: a dropped future leaves no promise.
+            self.ground.space.reserve(blocks.len())?;
+            promised = blocks.len();
+        }
+        Ok(Mapping { blocks, kind, cookie, promised })
+    }
+
+    fn map_end(&self, mapping: &Mapping, dirtied: u64) {
+        assert!(dirtied <= mapping.promised, "more blocks dirtied than were promised");
+        self.ground.space.unreserve(mapping.promised - dirtied);
+    }
+
+    fn mapping_is_current(&self, mapping: &Mapping) -> bool {
+        self.state.cookies.sample(mapping.blocks) == mapping.cookie
+    }
+
+    fn forget_dirty(&self, blocks: u64) {
+        self.ground.space.unreserve(blocks);
+    }
+
+    async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<(WritebackBatch, Vec<Placement>)> {
+        self.ground.poison.check()?;
+        let view = self.ground.meta.read().await;
+        let mut ticket = self.ground.space.ticket();
+        let mut settled = Vec::new();
+        let mut fresh = Vec::new();
+        for &run in runs {
+            let unwritten = unwritten_parts(&view, self.state.id(), run).await?;
+            let mut at = run.start;
+            for part in unwritten {
+                if at < part.blocks.start {
+                    fresh.push(FileBlocks::new(at, part.blocks.start));
+                }
+                at = part.blocks.end;
+                settled.push(part);
+            }
+            if at < run.end {
+                fresh.push(FileBlocks::new(at, run.end));
+            }
+        }
+        let wanted = fresh.iter().map(|f| f.len()).sum::<u64>();
+        let spans = match wanted {
+            0 => Vec::new(),
+            _ => ticket.claim(&view, wanted).await?,
+        };
+        settled.extend(placements(&fresh, &spans));
+        settled.sort_by_key(|p| p.blocks.start);
+        Ok((WritebackBatch { ticket }, settled))
+    }
+
+    async fn writeback_done(
+        &self,
+        batch: WritebackBatch,
+        runs: Vec<PlacedRun>,
+        settled_size: u64,
+    ) -> Result<()> {
+        let WritebackBatch { mut ticket } = batch;
+        // Data before mapping: the mapping's record must not be durable before the bytes it names.
+        self.flush().await?;
+        let mut txn = self.ground.meta.begin().await?;
+        if self.state.is_removed() {
+            return Ok(());
+        }
+        self.remap(&mut txn, &mut ticket, &runs).await?;
+        let grown = (settled_size > self.state.recorded_size()).then_some(settled_size);
+        if let Some(size) = grown {
+            records::set_size(&mut txn, &mut ticket, self.state.id(), size).await?;
+        }
+        ticket.record(&mut txn).await?;
+        let prepared = txn.prepare().await?;
+        let remapped: Vec<_> = runs.iter().map(|r| r.placement.blocks).collect();
+        let lsn = prepared.commit_with(|lsn| self.state.committed(lsn, grown, &remapped));
+        ticket.settle(lsn);
+        let written = remapped.iter().map(|b| b.len()).sum();
+        self.ground.space.unreserve(written);
+        Ok(())
+    }
+}
+
+/// The parts of `run` that lie on unwritten extents, ascending.
+async fn unwritten_parts<R: crate::meta::view::BlockRead>(
+    view: &R,
+    object: ObjectId,
+    run: FileBlocks,
+) -> Result<Vec<Placement>> {
+    let mut parts = Vec::new();
+    let mut at = run.start;
+    while at < run.end {
+        at = match extent::lookup(view, object, at).await? {
+            Lookup::Hole { until } => until,
+            Lookup::Extent(e) => {
+                let end = run.end.min(e.at + e.blocks);
+                if e.unwritten {
+                    parts.push(Placement { blocks: FileBlocks::new(at, end), at: e.start });
+                }
+                end
+            }
+        };
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: u64, end: u64, at: u64) -> PlacedRun {
+        let blocks = FileBlocks::new(start, end);
+        let placement = Placement { blocks, at: BlockNo(at) };
+        PlacedRun { placement, checksums: vec![0; blocks.len() as usize] }
+    }
+
+    #[test]
+    fn neighbours_in_both_worlds_become_one_extent() {
+        let extents = joined(&[run(0, 4, 100), run(4, 6, 104), run(6, 7, 200), run(9, 10, 201)]);
+        let sizes: Vec<_> = extents.iter().map(|e| (e.at, e.start.0, e.blocks)).collect();
+        assert_eq!(sizes, [(0, 100, 6), (6, 200, 1), (9, 201, 1)]);
+    }
+
+    #[test]
+    fn placements_cover_the_runs_exactly() {
+        let runs = [FileBlocks::new(0, 5), FileBlocks::new(8, 9), FileBlocks::new(20, 24)];
+        let spans = [DeviceSpan::new(BlockNo(50), 3), DeviceSpan::new(BlockNo(90), 7)];
+        let placed = placements(&runs, &spans);
+        let pieces: Vec<_> = placed.iter().map(|p| (p.blocks.start, p.blocks.end, p.at.0)).collect();
+        assert_eq!(pieces, [(0, 3, 50), (3, 5, 90), (8, 9, 92), (20, 24, 93)]);
+    }
+}

@@ -1,0 +1,126 @@
+//! What is known of one open object apart from its bytes: sizes, validity, health.
+//!
+//! Guarantees: the durable size follows the log (it changes only inside the transaction that
+//! records it); a failure once noted stays. Does not hold folios or extents. Called by the
+//! provider, by `object::resize` and by `object::journaled`.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::object::cookies::Cookies;
+use crate::units::FileBlocks;
+use crate::units::Lsn;
+use crate::units::ObjectId;
+
+/// The state of one open object.
+#[derive(Debug)]
+pub struct ObjectState {
+    id: ObjectId,
+    /// The size that readers see; grows under the folio lock of the new last byte, shrinks under the
+    /// range lock of everything behind it.
+    size: AtomicU64,
+    /// The size in the committed object record; written only with the metadata lock held.
+    recorded_size: AtomicU64,
+    /// The newest transaction that touched this object; a sync waits for it.
+    last_lsn: AtomicU64,
+    removed: AtomicBool,
+    /// The first failed writeback. It stays: a later sync must not turn a lost write into success.
+    failed: OnceLock<Error>,
+    pub(crate) cookies: Cookies,
+}
+
+impl ObjectState {
+    /// The state of an object whose record says `size`.
+    pub fn new(id: ObjectId, size: u64) -> Self {
+        Self {
+            id,
+            size: AtomicU64::new(size),
+            recorded_size: AtomicU64::new(size),
+            last_lsn: AtomicU64::new(0),
+            removed: AtomicBool::new(false),
+            failed: OnceLock::new(),
+            cookies: Cookies::new(),
+        }
+    }
+
+    /// Which object.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The size that readers see, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Grows the visible size to at least `end`.
+    pub fn grow_size(&self, end: u64) {
+        self.size.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Sets the visible size; the caller holds the range lock from the smaller size on.
+    pub fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// The size in the committed record.
+    pub fn recorded_size(&self) -> u64 {
+        self.recorded_size.load(Ordering::Acquire)
+    }
+
+    /// Notes a commit that touched the object: the recorded size after it, the blocks whose
+    /// mapping it changed. Called between `Prepared::commit` and the release of any lock.
+    pub fn committed(&self, lsn: Lsn, recorded_size: Option<u64>, remapped: &[FileBlocks]) {
+        for &blocks in remapped {
+            self.cookies.note(blocks);
+        }
+        if let Some(size) = recorded_size {
+            self.recorded_size.store(size, Ordering::Release);
+        }
+        self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+
+    /// The newest transaction that touched the object.
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn(self.last_lsn.load(Ordering::Acquire))
+    }
+
+    /// Marks the object removed: later operations fail.
+    pub fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    /// Whether the object was removed.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// Keeps the first failure of writeback.
+    pub fn mark_failed(&self, cause: &Error) {
+        if self.failed.set(cause.clone()).is_ok() {
+            tracing::error!(object = self.id.0, %cause, "writeback failed; the data stays in memory");
+        }
+    }
+
+    /// Errors: `Closed` when removed, the kept failure when writeback failed.
+    pub fn check(&self) -> Result<()> {
+        self.check_present()?;
+        match self.failed.get() {
+            Some(cause) => Err(cause.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Errors: `Closed` when removed.
+    pub fn check_present(&self) -> Result<()> {
+        if self.is_removed() {
+            return Err(Error::new(ErrorKind::Closed, format!("{} was removed", self.id)));
+        }
+        Ok(())
+    }
+}

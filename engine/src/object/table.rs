@@ -1,0 +1,157 @@
+//! The registry of open objects, and the life of an object record: make, open, remove.
+//!
+//! Guarantees: one `OpenObject` per object at a time; an object with unwritten data stays open,
+//! whatever its users drop; a removed object's space comes back even when a crash interrupts the
+//! removal (a marker in the name tree is removed last, and [`Table::finish_removals`] looks for markers at open).
+//!
+//! Does not know names (it only stores the markers). Called by `namespace`, `volume`, `api`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::alloc::Ticket;
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::limits::OBJECT_BYTES_MAX;
+use crate::meta::MetaTxn;
+use crate::object::open::OpenObject;
+use crate::object::open::Wing;
+use crate::object::provider::Ground;
+use crate::object::records;
+use crate::object::records::ObjectRecord;
+use crate::object::resize;
+use crate::object::state::ObjectState;
+use crate::units::BLOCK;
+use crate::units::FileBlocks;
+use crate::units::ObjectId;
+
+/// Open objects that nobody uses are kept up to this number, for the sake of their cached folios.
+const IDLE_OBJECTS_MAX: usize = 1024;
+
+/// The objects of a volume.
+#[derive(Debug)]
+pub struct Table {
+    ground: Ground,
+    wing: Wing,
+    /// Touched for a map look-up at open and close of an object, never across an await.
+    open: Mutex<BTreeMap<ObjectId, Arc<OpenObject>>>,
+}
+
+impl Table {
+    /// A registry without open objects.
+    pub fn new(ground: Ground, wing: Wing) -> Self {
+        Self { ground, wing, open: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The parts below.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// The data wing's shared parts.
+    pub fn wing(&self) -> &Wing {
+        &self.wing
+    }
+
+    /// The open object `id`, opened if need be; a truncate that a crash interrupted is finished.
+    ///
+    /// Errors: `NotFound`, `Corrupt`, `Device`. Dropping the future has no effect.
+    pub async fn open(&self, id: ObjectId) -> Result<Arc<OpenObject>> {
+        if let Some(found) = self.open.lock().get(&id) {
+            return Ok(found.clone());
+        }
+        let record = {
+            let view = self.ground.meta.read().await;
+            records::get(&view, id).await?
+        };
+        let record = record.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{id} does not exist"))
+        })?;
+        let object = self.enter(id, record.size);
+        if record.trimming {
+            let behind = record.size.div_ceil(BLOCK);
+            resize::trim(&object, FileBlocks::new(behind, OBJECT_BYTES_MAX / BLOCK + 1)).await?;
+        }
+        Ok(object)
+    }
+
+    fn enter(&self, id: ObjectId, size: u64) -> Arc<OpenObject> {
+        let mut open = self.open.lock();
+        let make = || {
+            let state = ObjectState::new(id, size);
+            Arc::new(OpenObject::new(self.ground.clone(), &self.wing, state))
+        };
+        open.entry(id).or_insert_with(make).clone()
+    }
+
+    /// Adds a record for a new, empty object inside `txn`; the id is never used again.
+    pub async fn make(&self, txn: &mut MetaTxn, ticket: &mut Ticket) -> Result<ObjectId> {
+        use crate::meta::view::BlockWrite;
+        let root = txn.root_mut();
+        let id = ObjectId(root.next_object);
+        root.next_object += 1;
+        root.object_count += 1;
+        records::put(txn, ticket, id, &ObjectRecord::empty()).await?;
+        Ok(id)
+    }
+
+    /// Every open object, ascending by id.
+    pub fn all(&self) -> Vec<Arc<OpenObject>> {
+        self.open.lock().values().cloned().collect()
+    }
+
+    /// Closes objects that nobody uses and that have nothing unwritten, beyond a fair number.
+    pub fn close_idle(&self) {
+        let mut open = self.open.lock();
+        let mut surplus = open.len().saturating_sub(IDLE_OBJECTS_MAX);
+        open.retain(|_, object| {
+            let idle = Arc::strong_count(object) == 1 && object.core().is_clean();
+            let close = idle && surplus > 0;
+            surplus -= usize::from(close);
+            !close
+        });
+    }
+
+    /// Frees what the removed object `id` held, then its record and its marker.
+    ///
+    /// The caller has committed the removal of the name and the marker. Runs in a tracked task.
+    pub async fn finish_removal(&self, id: ObjectId) -> Result<()> {
+        let object = {
+            let known = self.open.lock().get(&id).cloned();
+            known.unwrap_or_else(|| self.enter(id, 0))
+        };
+        object.state().mark_removed();
+        let everything = FileBlocks::new(0, OBJECT_BYTES_MAX / BLOCK + 1);
+        let _range = object.core().ranges().exclusive(everything.bytes()).await?;
+        let _still = object.core().pause_writeback().await?;
+        resize::discard_cache(&object, everything).await?;
+        resize::trim(&object, everything).await?;
+        let mut txn = self.ground.meta.begin().await?;
+        let mut ticket = self.ground.space.ticket();
+        records::remove(&mut txn, &mut ticket, id).await?;
+        records::clear_removal(&mut txn, &mut ticket, id).await?;
+        ticket.record(&mut txn).await?;
+        let prepared = txn.prepare().await?;
+        let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[]));
+        ticket.settle(lsn);
+        self.open.lock().remove(&id);
+        Ok(())
+    }
+
+    /// Finishes removals that a crash or a close interrupted; the answer is how many.
+    pub async fn finish_removals(&self) -> Result<u64> {
+        let mut finished = 0;
+        loop {
+            let next = {
+                let view = self.ground.meta.read().await;
+                records::next_removal(&view).await?
+            };
+            let Some(id) = next else { return Ok(finished) };
+            self.finish_removal(id).await?;
+            finished += 1;
+        }
+    }
+}

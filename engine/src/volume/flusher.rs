@@ -1,0 +1,137 @@
+//! The flusher: writes dirty folios back, in the background and for `sync`.
+//!
+//! Guarantees: all writeback runs in tracked tasks, so that a dropped caller never leaves a batch
+//! half done; one object's failure does not stop the others; after a failed writeback the object
+//! says so for good, and its data stays in memory.
+//!
+//! Does not choose where data goes (the provider does) nor what is evicted (`reclaim` does).
+//! Called by `volume::mount` (the loop) and by `api` (sync).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::object::open::OpenObject;
+use crate::object::resize;
+use crate::object::table::Table;
+
+/// The flusher looks around this often even when nobody rings.
+const TICK: Duration = Duration::from_secs(1);
+/// Dirty data is written back after this many ticks without any pressure.
+const TICKS_UNTIL_OLD: u32 = 5;
+
+/// Writes dirty data back; shared by the background loop and by callers of `sync`.
+#[derive(Debug)]
+pub struct Flusher {
+    table: Arc<Table>,
+    tracker: TaskTracker,
+}
+
+impl Flusher {
+    /// A flusher over the objects of `table`, whose tasks `tracker` counts.
+    pub fn new(table: Arc<Table>, tracker: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { table, tracker })
+    }
+
+    /// Everything accepted on `object` before this call becomes durable.
+    ///
+    /// Errors: the object's kept failure, `Closed`, `WritesStopped`, `Device`. Dropping the future
+    /// does not stop the work.
+    pub async fn sync(self: &Arc<Self>, object: Arc<OpenObject>) -> Result<()> {
+        let this = self.clone();
+        let task = self.tracker.spawn(async move { this.flush(&object).await });
+        task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("sync ended: {cause}")))?
+    }
+
+    /// Runs `work` to its end even when the caller goes away.
+    pub async fn run_to_end<F>(&self, work: F) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let task = self.tracker.spawn(work);
+        task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("task ended: {cause}")))?
+    }
+
+    /// The same for every open object; the first failure is the answer, the rest is tried anyway.
+    pub async fn sync_all(self: &Arc<Self>) -> Result<()> {
+        let mut outcome = Ok(());
+        for object in self.table.all() {
+            if object.state().is_removed() {
+                continue;
+            }
+            let synced = self.sync(object).await;
+            outcome = outcome.and(synced);
+        }
+        outcome
+    }
+
+    async fn flush(&self, object: &Arc<OpenObject>) -> Result<()> {
+        object.state().check()?;
+        self.write_back(object).await?;
+        let lsn = resize::record_size(object).await?;
+        self.table.ground().meta.durable(lsn.max(object.state().last_lsn())).await
+    }
+
+    async fn write_back(&self, object: &Arc<OpenObject>) -> Result<()> {
+        let written = object.core().writeback_all().await;
+        written.map(|_| ()).inspect_err(|cause| {
+            if !object.state().is_removed() {
+                object.state().mark_failed(cause);
+            }
+        })
+    }
+
+    /// The background loop; returns after `stop` is cancelled and everything is written back.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut quiet = 0;
+        while !stop.is_cancelled() {
+            let rung = self.wait(&stop).await;
+            quiet = if rung { TICKS_UNTIL_OLD } else { quiet + 1 };
+            if quiet >= TICKS_UNTIL_OLD {
+                quiet = 0;
+                self.pass().await;
+            }
+            if self.table.wing().memory.low() {
+                self.unpin().await;
+            }
+            self.table.close_idle();
+        }
+        if let Err(cause) = self.sync_all().await {
+            tracing::error!(%cause, "closing with data that could not be written back");
+        }
+    }
+
+    /// Waits for a bell or a tick; whether a bell rang.
+    async fn wait(&self, stop: &CancellationToken) -> bool {
+        let wing = self.table.wing();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = wing.dirty.bell().notified() => true,
+            () = wing.memory.bell().notified() => true,
+            () = tokio::time::sleep(TICK) => false,
+        }
+    }
+
+    /// Writes back every object that has dirty data.
+    async fn pass(&self) {
+        for object in self.table.all() {
+            if object.core().has_dirty() && object.state().check().is_ok() {
+                // The failure is kept on the object; nobody waits for it here.
+                let _ = self.write_back(&object).await;
+            }
+        }
+    }
+
+    /// Sends logged blocks home, because until then they hold memory.
+    async fn unpin(&self) {
+        if let Err(cause) = self.table.ground().meta.checkpoint().await {
+            tracing::warn!(%cause, "checkpoint under memory pressure failed");
+        }
+    }
+}

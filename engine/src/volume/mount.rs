@@ -1,0 +1,208 @@
+//! Opens and closes a volume: recover, assemble the parts, start the loops, stop them in order.
+//!
+//! Guarantees: nothing found on the device is trusted before a flush; the log is replayed before any
+//! room above `meta` looks; a failed open leaves no task and no lock behind; close writes everything
+//! back, checkpoints, and reports what it could not do.
+//!
+//! Does not decide options. Called by `api`.
+
+use std::sync::Arc;
+
+use foliant_device::Device;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::alloc::Space;
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::folio::DirtyLimits;
+use crate::format::layout::Layout;
+use crate::format::layout::SUPERBLOCKS;
+use crate::format::superblock;
+use crate::format::superblock::Superblock;
+use crate::iomap::bio::DeviceTransport;
+use crate::journal::Journal;
+use crate::kit::memory::Memory;
+use crate::kit::memory::Purpose;
+use crate::kit::poison::Poison;
+use crate::limits::MEMORY_BYTES_MIN;
+use crate::meta::Meta;
+use crate::meta::MetaOptions;
+use crate::meta::recover;
+use crate::meta::recover::Recovered;
+use crate::object::open::Wing;
+use crate::object::provider::Ground;
+use crate::object::table::Table;
+use crate::reclaim::Reclaim;
+use crate::volume::flusher::Flusher;
+
+/// An open volume: the running parts.
+#[derive(Debug)]
+pub struct Volume {
+    /// Objects and everything below them.
+    pub table: Arc<Table>,
+    /// Writeback and sync.
+    pub flusher: Arc<Flusher>,
+    /// What recovery found.
+    pub recovered: Recovered,
+    /// Blocks that can hold data or metadata.
+    pub data_blocks: u64,
+    journal: Journal,
+    tasks: Tasks,
+}
+
+/// The background loops, and the order in which they stop.
+#[derive(Debug, Clone)]
+struct Tasks {
+    tracker: TaskTracker,
+    /// Stops the flusher and the reclaimer: no new work after it.
+    stop: CancellationToken,
+    /// Stops journal and checkpointer, once nobody commits any more.
+    stop_log: CancellationToken,
+}
+
+/// Opens the volume on `device` within `memory_bytes`.
+///
+/// Errors: `NotAStore`, `Incompatible`, `Corrupt`, `InvalidInput` (too little memory), `OutOfMemory`,
+/// `Device`. Dropping the future leaves the device closed for nobody: the loops stop.
+pub async fn open(device: Device, memory_bytes: u64) -> Result<Volume> {
+    if memory_bytes < MEMORY_BYTES_MIN {
+        let why = format!("a budget of {memory_bytes} bytes; at least {MEMORY_BYTES_MIN}");
+        return Err(Error::invalid(why));
+    }
+    let memory = Memory::new(memory_bytes)?;
+    device.register(memory.arena());
+    // What an earlier life left in a volatile cache is not durable yet, and must be before it is read.
+    device.flush().await?;
+    let superblock = read_superblock(&device, &memory).await?;
+    let layout = superblock.layout()?;
+    let recovered = recover::recover(&device, &memory, &layout, superblock.volume()).await?;
+    let poison = Poison::new();
+    let volume = superblock.volume();
+    let journal = Journal::open(&device, &memory, &poison, &layout, volume, &recovered).await?;
+    let options = MetaOptions::for_volume(volume, layout.root, &memory);
+    let meta = Meta::open(&device, &memory, &journal, &poison, options).await?;
+    let ground = ground(&layout, device.clone(), meta, poison).await?;
+    let (wing, reclaim) = wing(memory, device, &ground);
+    let table = Arc::new(Table::new(ground, wing));
+    let tasks = Tasks::start(&table, &journal, reclaim);
+    let flusher = Flusher::new(table.clone(), tasks.tracker.clone());
+    let running = flusher.clone().run(tasks.stop.clone());
+    tasks.tracker.spawn(running);
+    let data_blocks = layout.data_blocks();
+    let volume = Volume { table, flusher, recovered, data_blocks, journal, tasks };
+    match volume.table.finish_removals().await {
+        Ok(_) => Ok(volume),
+        Err(cause) => {
+            let _ = volume.close().await;
+            Err(cause)
+        }
+    }
+}
+
+async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock> {
+    let mut copies = Vec::new();
+    for at in SUPERBLOCKS {
+        if at.0 >= device.geometry().blocks {
+            continue;
+        }
+        let into = vec![memory.allocate(0, Purpose::Reserved).await?];
+        let (mut buffers, outcome) = device.read(at.0, into).await;
+        match outcome {
+            Ok(()) => copies.push(buffers.remove(0)),
+            // The other copy may be whole; without one the choice below says so.
+            Err(cause) => tracing::warn!(%cause, "a superblock copy cannot be read"),
+        }
+    }
+    let slices: Vec<&[u8]> = copies.iter().map(|c| &c[..]).collect();
+    superblock::choose(&slices, device.geometry().blocks)
+}
+
+async fn ground(layout: &Layout, device: Device, meta: Meta, poison: Poison) -> Result<Ground> {
+    let space = Space::new(layout.clone(), Arc::new(meta.clone()));
+    let view = meta.read().await;
+    space.load(crate::meta::view::BlockRead::root(&view));
+    drop(view);
+    Ok(Ground { meta, space, device, poison })
+}
+
+fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Arc<Reclaim>) {
+    let reclaim = Reclaim::new(memory.clone());
+    reclaim.register(Arc::new(ground.meta.clone()));
+    let as_reclaimer = Arc::downgrade(&reclaim);
+    memory.set_reclaimer(as_reclaimer);
+    let dirty = DirtyLimits::new(memory.capacity_blocks());
+    let transport = DeviceTransport::new(device);
+    let lru = reclaim.lru();
+    (Wing { memory, dirty, lru, transport }, reclaim)
+}
+
+impl Tasks {
+    fn start(table: &Table, journal: &Journal, reclaim: Arc<Reclaim>) -> Self {
+        let tracker = TaskTracker::new();
+        let (stop, stop_log) = (CancellationToken::new(), CancellationToken::new());
+        let poison = table.ground().poison.clone();
+        let meta = table.ground().meta.clone();
+        spawn_guarded(&tracker, &poison, journal.clone().run(stop_log.clone()));
+        spawn_guarded(&tracker, &poison, meta.run(stop_log.clone()));
+        spawn_guarded(&tracker, &poison, reclaim.run(stop.clone()));
+        Self { tracker, stop, stop_log }
+    }
+}
+
+/// Spawns a loop; if it panics, the volume is poisoned with that as the cause.
+fn spawn_guarded(
+    tracker: &TaskTracker,
+    poison: &Poison,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    struct Guard(Poison);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                let why = "a background task of the engine panicked";
+                self.0.set(Error::new(ErrorKind::WritesStopped, why));
+            }
+        }
+    }
+    let guard = Guard(poison.clone());
+    tracker.spawn(async move {
+        let _guard = guard;
+        work.await;
+    });
+}
+
+impl Volume {
+    /// Writes everything back, checkpoints, stops the loops and closes the device.
+    ///
+    /// Errors: the first thing that could not be made durable. All steps are taken anyway. Dropping
+    /// the future does not stop the closing.
+    pub async fn close(&self) -> Result<()> {
+        let closing = tokio::spawn(self.closing());
+        closing.await.map_err(|cause| {
+            Error::new(ErrorKind::Closed, format!("closing did not finish: {cause}"))
+        })?
+    }
+
+    /// The steps of closing, as a future that needs nothing of its maker.
+    pub fn closing(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
+        let ground = self.table.ground().clone();
+        let journal = self.journal.clone();
+        async move {
+            tasks.stop.cancel();
+            let synced = flusher.sync_all().await;
+            let home = match ground.poison.check() {
+                Ok(()) => ground.meta.checkpoint().await,
+                Err(cause) => Err(cause),
+            };
+            tasks.stop_log.cancel();
+            tasks.tracker.close();
+            tasks.tracker.wait().await;
+            drop(journal);
+            let closed = ground.device.close().await.map_err(Error::from);
+            synced.and(home).and(closed)
+        }
+    }
+}

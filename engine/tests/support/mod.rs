@@ -1,0 +1,73 @@
+//! What the simulation tests share: a small volume on the simulated disk, and a deterministic runtime.
+
+#![allow(dead_code)] // Each test binary uses a part of it.
+
+use foliant::Engine;
+use foliant::Result;
+use foliant_device::Device;
+use foliant_device::sim::Rng;
+use foliant_device::sim::SimDisk;
+
+/// 40 MiB: superblocks, a journal of 4 MiB, and one group.
+pub const DEVICE_BLOCKS: u64 = 10_240;
+/// The smallest budget, so that eviction and waiting happen.
+pub const MEMORY_BYTES: u64 = 8 << 20;
+pub const BLOCK: usize = 4096;
+
+/// One thread, virtual time: one seed replays one run.
+pub fn simulate<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime can be made");
+    runtime.block_on(work)
+}
+
+pub async fn format(disk: &SimDisk) {
+    Engine::format_device(Device::new(disk.attach()))
+        .journal_bytes(4 << 20)
+        .uuid([7; 16])
+        .force(true)
+        .run()
+        .await
+        .expect("an empty disk can be formatted");
+}
+
+pub async fn open(disk: &SimDisk) -> Result<Engine> {
+    Engine::open_device(Device::new(disk.attach())).memory_bytes(MEMORY_BYTES).run().await
+}
+
+/// Runs `test` for each seed on all cores; a failure prints its seed and stops.
+pub fn for_seeds(seeds: std::ops::Range<u64>, test: impl Fn(u64) + Sync) {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering;
+    let next = AtomicU64::new(seeds.start);
+    let failed = AtomicBool::new(false);
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || failed.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let run = std::panic::AssertUnwindSafe(|| test(seed));
+                    if let Err(cause) = std::panic::catch_unwind(run) {
+                        failed.store(true, Ordering::Relaxed);
+                        eprintln!("seed {seed} fails");
+                        std::panic::resume_unwind(cause);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Bytes that name their seed and position, so that a mix-up shows.
+pub fn bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
+    let tag = rng.next_u64();
+    (0..len).map(|i| (tag.rotate_left((i % 64) as u32) as u8) ^ (i / 64) as u8 | 1).collect()
+}
