@@ -141,7 +141,11 @@ fn random_operations(seed: u64, key_bytes: u64, value_bytes: u64, rounds: u64, h
     let mut highest = 0;
     for round in 0..rounds {
         // Growing and shrinking phases, so that both splits and joins come in numbers.
-        let inserts = if round / (rounds / 6) % 2 == 0 { 8 } else { 3 };
+        let inserts = if (round / (rounds / 6)).is_multiple_of(2) {
+            8
+        } else {
+            3
+        };
         let key = random_key(&mut random, key_bytes);
         if random.below(10) < inserts {
             let value = random_value(&mut random, value_bytes);
