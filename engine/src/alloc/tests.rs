@@ -13,6 +13,8 @@ use crate::alloc::space::Space;
 use crate::alloc::ticket::Ticket;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::extent::lookup::list;
+use crate::extent::replace::replace;
 use crate::format::block::BlockKind;
 use crate::format::group_block;
 use crate::format::layout::Layout;
@@ -23,7 +25,9 @@ use crate::meta::view_model::Random;
 use crate::meta::view_model::now;
 use crate::units::BlockNo;
 use crate::units::DeviceSpan;
+use crate::units::FileBlocks;
 use crate::units::Lsn;
+use crate::units::ObjectId;
 
 const FIXED: u64 = 32 + 256;
 
@@ -105,6 +109,27 @@ fn blocks_of(spans: &[DeviceSpan]) -> Vec<u64> {
         .iter()
         .flat_map(|span| span.iter().map(|b| b.0))
         .collect()
+}
+
+/// Compiles only when the futures can be spawned.
+#[test]
+fn futures_of_space_and_trees_are_send() {
+    fn is_send<T: Send>(_: &T) {}
+    let mut volume = Volume::new(1000);
+    let mut ticket = volume.space.ticket();
+    is_send(&ticket.claim(&volume.view, 1));
+    is_send(&ticket.take(&volume.view));
+    is_send(&ticket.record(&mut volume.view));
+    let span = DeviceSpan::new(BlockNo(400), 1);
+    is_send(&volume.space.checksums(&volume.view, span));
+    is_send(
+        &volume
+            .space
+            .store_checksums(&mut volume.view, BlockNo(400), &[1]),
+    );
+    let (object, range) = (ObjectId(1), FileBlocks::new(0, 1));
+    is_send(&replace(&mut volume.view, &mut ticket, object, range, &[]));
+    is_send(&list(&volume.view, object, range, 1));
 }
 
 #[test]

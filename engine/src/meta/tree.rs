@@ -104,6 +104,19 @@ pub async fn scan<R: BlockRead>(
     from: &[u8],
     limit: usize,
 ) -> Result<Vec<Entry>> {
+    scan_range(r, root, from, None, limit).await
+}
+
+/// The same, but only of keys below `to`.
+///
+/// Errors: as [`get`].
+pub async fn scan_range<R: BlockRead>(
+    r: &R,
+    root: TreeRoot,
+    from: &[u8],
+    to: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<Entry>> {
     let mut found: Vec<Entry> = Vec::new();
     let Some((mut path, mut image)) = find_leaf(r, root, from).await? else {
         return Ok(found);
@@ -117,6 +130,9 @@ pub async fn scan<R: BlockRead>(
             let low = found.last().map(|(key, _)| key.as_slice());
             if entry.0.as_slice() < from || low.is_some_and(|low| low >= entry.0.as_slice()) {
                 return Err(disorder(image.at));
+            }
+            if to.is_some_and(|to| entry.0.as_slice() >= to) {
+                break;
             }
             found.push(entry);
             index += 1;

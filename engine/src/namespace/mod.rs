@@ -1,1 +1,2 @@
 //! The namespace room.
+pub mod tree;

@@ -1,1 +1,2 @@
 //! The object room.
+pub mod records;

@@ -134,6 +134,24 @@ fn compare_lookups(tree: &Tree, model: &BTreeMap<Vec<u8>, Vec<u8>>, key: &[u8]) 
     );
 }
 
+#[test]
+fn a_range_ends_before_its_upper_key() {
+    let mut tree = Tree::new();
+    for i in 0..1000u64 {
+        tree.insert(&i.to_be_bytes(), &[1; 16]);
+    }
+    let count = |from: u64, to: u64, limit| {
+        let (from, to) = (from.to_be_bytes(), to.to_be_bytes());
+        now(scan_range(&tree.view, tree.root, &from, Some(&to), limit))
+            .unwrap()
+            .len()
+    };
+    assert_eq!(count(10, 500, usize::MAX), 490);
+    assert_eq!(count(10, 500, 7), 7);
+    assert_eq!(count(10, 10, 7), 0);
+    assert_eq!(count(990, 5000, 100), 10);
+}
+
 fn random_operations(seed: u64, key_bytes: u64, value_bytes: u64, rounds: u64, height: u8) {
     let mut random = Random(seed);
     let mut tree = Tree::new();
