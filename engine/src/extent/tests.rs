@@ -354,3 +354,20 @@ fn extents_that_share_device_blocks_are_our_mistake() {
         &new,
     ));
 }
+
+/// Compiles only when the futures can be spawned.
+#[test]
+fn futures_of_extents_are_send() {
+    fn is_send<T: Send>(_: &T) {}
+    let mut objects = Objects::new(1, 1);
+    let (object, range) = (ObjectId(1), FileBlocks::new(0, 1));
+    is_send(&replace(
+        &mut objects.view,
+        &mut objects.stock,
+        object,
+        range,
+        &[],
+    ));
+    is_send(&list(&objects.view, object, range, 1));
+    is_send(&lookup(&objects.view, object, 1));
+}

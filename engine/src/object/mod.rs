@@ -1,2 +1,5 @@
 //! The object room.
 pub mod records;
+
+#[cfg(test)]
+mod full_volume;
