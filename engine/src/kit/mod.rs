@@ -1,1 +1,3 @@
 //! The kit room.
+pub mod bitset;
+pub mod checksum;

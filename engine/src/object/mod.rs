@@ -18,3 +18,6 @@ pub mod reservation;
 pub mod resize;
 pub mod state;
 pub mod table;
+
+#[cfg(test)]
+mod full_volume;
