@@ -1,1 +1,3 @@
 //! The kit room.
+pub mod memory;
+pub mod range_lock;
