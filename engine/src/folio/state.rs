@@ -3,7 +3,6 @@
 //! Guarantees: a dirty block is up to date; counts returned by changes are exact. Pure: no locks,
 //! no memory, no accounting. Called by `folio` and `lock`, which hold the content lock.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use foliant_device::buffer::ORDER_MAX;
@@ -32,8 +31,8 @@ enum Marks {
     #[default]
     None,
     One(u16, Lsn),
-    // Boxed: few folios have more than one block, let alone more than one mark.
-    Many(Box<BTreeMap<u16, Lsn>>),
+    /// Ascending by block. A plain vector keeps the enum at three words.
+    Many(Vec<(u16, Lsn)>),
 }
 
 /// What a finished writeback changed.
@@ -268,40 +267,39 @@ impl FolioState {
             Marks::None => self.marks = Marks::One(block, lsn),
             Marks::One(at, old) if *at == block => *old = lsn.max(*old),
             Marks::One(at, old) => {
-                let both = BTreeMap::from([(*at, *old), (block, lsn)]);
-                self.marks = Marks::Many(Box::new(both));
+                let mut both = vec![(*at, *old), (block, lsn)];
+                both.sort_unstable_by_key(|mark| mark.0);
+                self.marks = Marks::Many(both);
             }
-            Marks::Many(all) => {
-                let old = all.entry(block).or_insert(lsn);
-                *old = lsn.max(*old);
-            }
+            Marks::Many(all) => match all.binary_search_by_key(&block, |mark| mark.0) {
+                Ok(place) => all[place].1 = lsn.max(all[place].1),
+                Err(place) => all.insert(place, (block, lsn)),
+            },
         }
     }
 
     /// The record up to `lsn` of `block` is home. A newer mark stays. Whether the mark went away.
     pub fn clear_journal(&mut self, block: usize, lsn: Lsn) -> bool {
-        let key = block as u16;
+        let Some(old) = self.journal_mark(block).filter(|&old| old <= lsn) else {
+            return false;
+        };
         match &mut self.marks {
-            Marks::One(at, old) if *at == key && *old <= lsn => {
-                self.marks = Marks::None;
-                true
+            Marks::Many(all) if all.len() > 1 => {
+                all.retain(|&mark| mark != (block as u16, old));
             }
-            Marks::Many(all) if all.get(&key).is_some_and(|old| *old <= lsn) => {
-                all.remove(&key);
-                if all.is_empty() {
-                    self.marks = Marks::None;
-                }
-                true
-            }
-            _ => false,
+            _ => self.marks = Marks::None,
         }
+        true
     }
 
     /// The journal position of `block`, if it is marked.
     pub fn journal_mark(&self, block: usize) -> Option<Lsn> {
         match &self.marks {
             Marks::One(at, lsn) if usize::from(*at) == block => Some(*lsn),
-            Marks::Many(all) => all.get(&(block as u16)).copied(),
+            Marks::Many(all) => {
+                let place = all.binary_search_by_key(&block, |mark| usize::from(mark.0));
+                place.ok().map(|place| all[place].1)
+            }
             _ => None,
         }
     }
@@ -313,8 +311,10 @@ impl FolioState {
 
     /// Drops the marks of `range`: its bytes no longer belong to the object.
     pub fn forget_marks(&mut self, range: Range<usize>) {
-        for block in range {
-            self.clear_journal(block, Lsn(u64::MAX));
+        if self.is_marked() {
+            for block in range {
+                self.clear_journal(block, Lsn(u64::MAX));
+            }
         }
     }
 }
