@@ -49,6 +49,8 @@ pub const STALE_RETRIES_MAX: u32 = 16;
 pub const MEMORY_WAIT: Duration = Duration::from_secs(30);
 /// How long a writer waits for writeback when too much is dirty.
 pub const DIRTY_WAIT: Duration = Duration::from_secs(60);
+/// How long the writeback of a folio may take before who waits for it hears an error.
+pub const WRITEBACK_WAIT: Duration = Duration::from_secs(60);
 /// How long a commit waits for room in the log.
 pub const LOG_ROOM_WAIT: Duration = Duration::from_secs(60);
 

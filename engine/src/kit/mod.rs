@@ -1,3 +1,8 @@
-//! The kit room.
+//! Small tools without a domain: memory budget, locks, flags, checksums, bit sets.
+
 pub mod bitset;
 pub mod checksum;
+pub mod memory;
+pub mod poison;
+pub mod range_lock;
+pub mod watermark;

@@ -1,1 +1,6 @@
-//! The reclaim room.
+//! The reclaim room: which clean memory is dropped when memory is wanted.
+pub mod ghost;
+pub mod lru;
+pub mod pressure;
+pub mod shrink;
+pub mod shrinker;

@@ -1,0 +1,366 @@
+//! The mapping cache: all folios of one object, found by block.
+//!
+//! Guarantees: at most one folio per block; a folio returned locked is attached and has memory;
+//! ranges are walked in ascending order; when the last handle goes, everything goes back (what
+//! others still hold goes with them).
+//!
+//! Does no I/O, does not map blocks to the device, evicts nothing by itself. Called by iomap,
+//! object and the flusher.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use foliant_device::Buffer;
+use parking_lot::RwLock;
+
+use super::dirty::DirtyLimits;
+use super::folio::Folio;
+use super::folio::FolioIndex;
+use super::folio::Owner;
+use super::folio::Residents;
+use super::index::Tag;
+use super::lock::FolioLock;
+use super::state::BlockSet;
+use crate::error::Result;
+use crate::kit::memory::Memory;
+use crate::kit::memory::Purpose;
+use crate::units::FileBlocks;
+use crate::units::ObjectId;
+
+/// Folios taken from the index under one hold of its lock.
+const WALK_BATCH: usize = 64;
+
+/// The folios of one object; clones are the same cache.
+#[derive(Clone)]
+pub struct MappingCache {
+    owner: Arc<Owner>,
+    /// Counts handles; empties the index with the last one.
+    _life: Arc<Life>,
+}
+
+struct Life(Arc<Owner>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let index = std::mem::take(&mut *self.0.index.write());
+        let mut from = 0;
+        while let Some((at, folio)) = index.map.next(from) {
+            folio.detached.store(true, Ordering::Release);
+            from = at + 1;
+        }
+    }
+}
+
+impl FolioIndex {
+    /// The folio that holds `block`.
+    fn covering(&self, block: u64) -> Option<&Arc<Folio>> {
+        if let Some(folio) = self.map.get(block) {
+            return Some(folio);
+        }
+        let mut last = block;
+        for order in 1..=self.order_max {
+            let head = block & (u64::MAX << order);
+            if head == last {
+                continue;
+            }
+            last = head;
+            let folio = self.map.get(head);
+            if let Some(folio) = folio.filter(|f| f.span().end > block) {
+                return Some(folio);
+            }
+        }
+        None
+    }
+
+    /// The first folio that ends behind `block`.
+    fn at_or_after(&self, block: u64) -> Option<&Arc<Folio>> {
+        match self.covering(block) {
+            Some(folio) => Some(folio),
+            None => self.map.next(block).map(|(_, folio)| folio),
+        }
+    }
+
+    /// The first folio that ends behind `block` and may have `tag` (any, if `None`).
+    fn tagged_at_or_after(&self, block: u64, tag: Option<Tag>) -> Option<&Arc<Folio>> {
+        // A large folio that covers `block` has its tag at an earlier key.
+        match self.covering(block).filter(|f| f.index() < block) {
+            Some(folio) => Some(folio),
+            None => match tag {
+                Some(tag) => self.map.next_tagged(block, tag),
+                None => self.map.next_with_any_tag(block),
+            }
+            .map(|(_, folio)| folio),
+        }
+    }
+}
+
+impl MappingCache {
+    /// An empty cache. `residents` hears of every folio made and gone.
+    pub fn new(object: ObjectId, limits: DirtyLimits, residents: Arc<dyn Residents>) -> Self {
+        let owner = Arc::new(Owner {
+            object,
+            index: RwLock::new(FolioIndex::default()),
+            limits,
+            residents,
+            dirty: AtomicU64::new(0),
+            writeback: AtomicU64::new(0),
+        });
+        Self {
+            _life: Arc::new(Life(owner.clone())),
+            owner,
+        }
+    }
+
+    /// Whose folios these are.
+    pub fn object(&self) -> ObjectId {
+        self.owner.object
+    }
+
+    /// The folio that holds `block`, if there is one. Never waits, allocates nothing.
+    pub fn find(&self, block: u64) -> Option<Arc<Folio>> {
+        self.owner.index.read().covering(block).cloned()
+    }
+
+    /// Copies the bytes from `offset` (of the object) on, if one folio holds them all up to date.
+    /// The shortest way for a hit: no reference is counted, nothing waits.
+    pub fn read_hit(&self, offset: u64, dst: &mut [u8]) -> bool {
+        let index = self.owner.index.read();
+        let Some(folio) = index.covering(offset / crate::units::BLOCK) else {
+            return false;
+        };
+        let bytes = folio.span().bytes();
+        if offset + dst.len() as u64 > bytes.end {
+            return false;
+        }
+        folio.read_at((offset - bytes.start) as usize, dst)
+    }
+
+    /// The folio of `block`, locked, if there is one.
+    pub async fn find_locked(&self, block: u64) -> Option<FolioLock> {
+        loop {
+            let lock = self.find(block)?.lock().await;
+            if !lock.is_detached() {
+                return Some(lock);
+            }
+        }
+    }
+
+    /// The folio of `block`, locked; made if there is none, and then `true`. A new one has
+    /// 2^order blocks (its first block rounded down), or one block when smaller folios are in the
+    /// way; an existing one has the order it has. The folio has memory; nothing in a new one is up
+    /// to date.
+    ///
+    /// Errors: `OutOfMemory`. Dropping the future leaves at most an empty, unlocked folio.
+    pub async fn find_or_create(
+        &self,
+        block: u64,
+        order: u8,
+        memory: &Memory,
+    ) -> Result<(FolioLock, bool)> {
+        loop {
+            if let Some(lock) = self.find_locked(block).await {
+                if lock.needs_memory() {
+                    let buffer = memory.allocate(lock.folio().order(), Purpose::Data).await?;
+                    lock.give_back(buffer);
+                }
+                return Ok((lock, false));
+            }
+            let order = if order > 0 && self.is_free(block, order) {
+                order
+            } else {
+                0
+            };
+            let buffer = memory.allocate(order, Purpose::Data).await?;
+            if let Ok(lock) = self.insert(block, buffer) {
+                return Ok((lock, true));
+            }
+        }
+    }
+
+    /// Makes a folio around `block` of `memory`'s order and returns it locked. Fails, giving the
+    /// memory back, when another folio lies there. For callers who gathered memory beforehand.
+    pub fn insert(&self, block: u64, memory: Buffer) -> std::result::Result<FolioLock, Buffer> {
+        let order = memory.order();
+        let head = block & (u64::MAX << order);
+        let mut index = self.owner.index.write();
+        if !is_free(&index, head, order) {
+            return Err(memory);
+        }
+        let folio = Arc::new(Folio::new_locked(self.owner.clone(), head, memory));
+        index.map.insert(head, folio.clone());
+        index.order_max = index.order_max.max(order);
+        drop(index);
+        self.owner.residents.added(&folio);
+        Ok(FolioLock::held(folio))
+    }
+
+    fn is_free(&self, block: u64, order: u8) -> bool {
+        is_free(&self.owner.index.read(), block & (u64::MAX << order), order)
+    }
+
+    /// Takes a locked folio out of the cache and forgets its bytes; see [`FolioLock::detach`].
+    #[must_use = "spare promises must be given back to the provider"]
+    pub fn remove(&self, lock: &FolioLock) -> u64 {
+        lock.detach()
+    }
+
+    /// The folios that touch `range`, ascending, at most `limit`.
+    pub fn folios(&self, range: FileBlocks, limit: usize) -> Vec<Arc<Folio>> {
+        let index = self.owner.index.read();
+        let next = |from| index.at_or_after(from);
+        collect(range, limit, next)
+    }
+
+    /// The folios that touch `range` and have dirty blocks (or had a moment ago), ascending, at
+    /// most `limit`.
+    pub fn dirty_folios(&self, range: FileBlocks, limit: usize) -> Vec<Arc<Folio>> {
+        let index = self.owner.index.read();
+        let next = |from| index.tagged_at_or_after(from, Some(Tag::Dirty));
+        collect(range, limit, next)
+    }
+
+    /// The dirty blocks of `range` as runs, ascending, at most `limit` blocks in all. Without locks:
+    /// a hint for gathering.
+    pub fn dirty_runs(&self, range: FileBlocks, limit: u64) -> Vec<FileBlocks> {
+        let mut runs: Vec<FileBlocks> = Vec::new();
+        let mut left = limit;
+        let mut from = range.start;
+        while left > 0 && from < range.end {
+            let batch = self.dirty_folios(FileBlocks::new(from, range.end), WALK_BATCH);
+            let Some(last) = batch.last() else { break };
+            from = last.span().end;
+            for folio in &batch {
+                left = add_dirty_runs(folio, range, left, &mut runs);
+            }
+        }
+        runs
+    }
+
+    /// The first block of `range` that is dirty or under writeback.
+    pub fn first_unsettled(&self, range: FileBlocks) -> Option<u64> {
+        let index = self.owner.index.read();
+        let mut from = range.start;
+        while from < range.end {
+            let folio = index.tagged_at_or_after(from, None)?;
+            if let Some(block) = folio.first_unsettled(from) {
+                return (block < range.end).then_some(block);
+            }
+            from = folio.span().end;
+        }
+        None
+    }
+
+    /// Forgets all bytes of `range`: waits for each folio's lock and writeback, then drops it (a
+    /// folio that is only partly inside forgets that part). Returns how many dirty blocks were
+    /// dropped: their promises are spare.
+    ///
+    /// The caller holds the range exclusively and keeps it until the mapping is gone, too. Errors:
+    /// `TimedOut` for writeback; what was dropped before is in the cache's own counts, so call it
+    /// through [`MappingCache::drop_range_into`] if the number must survive an error or a drop.
+    pub async fn drop_range(&self, range: FileBlocks) -> Result<u64> {
+        let mut dropped = 0;
+        self.drop_range_into(range, |blocks| dropped += blocks)
+            .await?;
+        Ok(dropped)
+    }
+
+    /// The same; `spare` hears of dropped dirty blocks as they go, so nothing is lost when the
+    /// future is dropped.
+    pub async fn drop_range_into(
+        &self,
+        range: FileBlocks,
+        mut spare: impl FnMut(u64),
+    ) -> Result<()> {
+        let mut from = range.start;
+        while from < range.end {
+            let next = self.folios(FileBlocks::new(from, range.end), 1).pop();
+            let Some(folio) = next else { break };
+            let lock = folio.lock().await;
+            if lock.is_detached() {
+                continue;
+            }
+            let span = folio.span();
+            let inside = span.intersect(range);
+            let first = (inside.start - span.start) as usize;
+            let part = first..first + inside.len() as usize;
+            folio.wait_writeback(part.clone()).await?;
+            let dropped = if inside == span {
+                lock.detach()
+            } else {
+                lock.forget(part)
+            };
+            spare(dropped);
+            from = span.end;
+        }
+        Ok(())
+    }
+
+    /// Folios in the cache.
+    pub fn folio_count(&self) -> usize {
+        self.owner.index.read().map.len()
+    }
+
+    /// Dirty blocks of this object.
+    pub fn dirty_blocks(&self) -> u64 {
+        self.owner.dirty.load(Ordering::SeqCst)
+    }
+
+    /// Blocks of this object under writeback.
+    pub fn writeback_blocks(&self) -> u64 {
+        self.owner.writeback.load(Ordering::SeqCst)
+    }
+
+    /// The global counts that this cache adds to.
+    pub fn limits(&self) -> &DirtyLimits {
+        &self.owner.limits
+    }
+}
+
+fn is_free(index: &FolioIndex, head: u64, order: u8) -> bool {
+    match index.at_or_after(head) {
+        Some(folio) => folio.index() >= head + (1 << order),
+        None => true,
+    }
+}
+
+fn collect<'a>(
+    range: FileBlocks,
+    limit: usize,
+    next: impl Fn(u64) -> Option<&'a Arc<Folio>>,
+) -> Vec<Arc<Folio>> {
+    let mut found = Vec::new();
+    let mut from = range.start;
+    while found.len() < limit && from < range.end {
+        let Some(folio) = next(from).filter(|f| f.index() < range.end) else {
+            break;
+        };
+        found.push(folio.clone());
+        from = folio.span().end;
+    }
+    found
+}
+
+/// Appends the dirty blocks of `folio` inside `range`; returns what is left of the limit.
+fn add_dirty_runs(
+    folio: &Folio,
+    range: FileBlocks,
+    mut left: u64,
+    runs: &mut Vec<FileBlocks>,
+) -> u64 {
+    let inside = folio.span().intersect(range);
+    for block in inside.start..inside.end {
+        if left == 0 {
+            break;
+        }
+        if !folio.has(BlockSet::Dirty, (block - folio.index()) as usize) {
+            continue;
+        }
+        left -= 1;
+        match runs.last_mut() {
+            Some(last) if last.end == block => last.end += 1,
+            _ => runs.push(FileBlocks::new(block, block + 1)),
+        }
+    }
+    left
+}

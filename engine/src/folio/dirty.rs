@@ -1,0 +1,212 @@
+//! How much is dirty, over all objects, and who must wait because of it.
+//!
+//! Guarantees: counts are exact; the sum of dirty, under writeback and admitted never exceeds the
+//! hard limit by more than one request; who waits is served in order, waits at most [`DIRTY_WAIT`]
+//! and then hears why. Waiting happens in [`DirtyLimits::admit`], before anything is locked.
+//!
+//! Does not write anything: it wakes the flusher. Called by `lock` and `folio` (counting), iomap
+//! (admit) and the flusher.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::limits::DIRTY_WAIT;
+
+/// The global counts; clones are the same counts.
+#[derive(Clone)]
+pub struct DirtyLimits {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    background: u64,
+    hard: u64,
+    dirty: AtomicU64,
+    writeback: AtomicU64,
+    admitted: AtomicU64,
+    waiting: AtomicU64,
+    /// Fair turn among those who wait; held across the wait, so tokio's.
+    turn: tokio::sync::Mutex<()>,
+    relaxed: Notify,
+    flusher: Notify,
+}
+
+/// The right to dirty some blocks; keep it until they are marked.
+#[must_use = "dropping it gives the room back"]
+pub struct Admission {
+    limits: DirtyLimits,
+    blocks: u64,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let inner = &self.limits.inner;
+        sub(&inner.admitted, self.blocks);
+        self.limits.relax();
+    }
+}
+
+fn sub(counter: &AtomicU64, blocks: u64) {
+    let before = counter.fetch_sub(blocks, Ordering::SeqCst);
+    assert!(before >= blocks, "a dirty count went below zero");
+}
+
+struct Waiting<'a>(&'a AtomicU64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl DirtyLimits {
+    /// Limits for `memory_blocks` of memory: writeback starts at 1/8, writers wait at 3/8.
+    pub fn new(memory_blocks: usize) -> Self {
+        let blocks = memory_blocks as u64;
+        Self {
+            inner: Arc::new(Inner {
+                background: blocks / 8,
+                hard: (blocks * 3 / 8).max(1),
+                dirty: AtomicU64::new(0),
+                writeback: AtomicU64::new(0),
+                admitted: AtomicU64::new(0),
+                waiting: AtomicU64::new(0),
+                turn: tokio::sync::Mutex::new(()),
+                relaxed: Notify::new(),
+                flusher: Notify::new(),
+            }),
+        }
+    }
+
+    /// Dirty blocks.
+    pub fn dirty(&self) -> u64 {
+        self.inner.dirty.load(Ordering::SeqCst)
+    }
+
+    /// Blocks under writeback.
+    pub fn writeback(&self) -> u64 {
+        self.inner.writeback.load(Ordering::SeqCst)
+    }
+
+    /// Whether so much is dirty that the flusher should work.
+    pub fn over_background(&self) -> bool {
+        self.dirty() > self.inner.background
+    }
+
+    /// Blocks dirty, under writeback or admitted at which writers wait.
+    pub fn hard_limit(&self) -> u64 {
+        self.inner.hard
+    }
+
+    /// Where the flusher waits: notified when dirty blocks exceed the background threshold, when a
+    /// writer waits, and by [`DirtyLimits::wake_flusher`]. For one listener; a wake while nobody
+    /// listens is kept.
+    pub fn flusher(&self) -> &Notify {
+        &self.inner.flusher
+    }
+
+    /// Asks for writeback, for example because memory is short.
+    pub fn wake_flusher(&self) {
+        self.inner.flusher.notify_one();
+    }
+
+    /// Waits until `blocks` more may become dirty. Call it with nothing locked; keep the result
+    /// until the blocks are marked dirty.
+    ///
+    /// Errors: `TimedOut`, naming the wait. Dropping the future gives up the place in line.
+    pub async fn admit(&self, blocks: u64) -> Result<Admission> {
+        let inner = &*self.inner;
+        if inner.waiting.load(Ordering::SeqCst) == 0
+            && let Some(admission) = self.try_admit(blocks)
+        {
+            return Ok(admission);
+        }
+        inner.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Waiting(&inner.waiting);
+        match tokio::time::timeout(DIRTY_WAIT, self.wait_in_line(blocks)).await {
+            Ok(admission) => Ok(admission),
+            Err(_) => Err(self.timed_out(blocks)),
+        }
+    }
+
+    fn try_admit(&self, blocks: u64) -> Option<Admission> {
+        let inner = &*self.inner;
+        let admit = |admitted: u64| {
+            let used = admitted + self.dirty() + self.writeback();
+            // A request larger than the limit goes alone.
+            (used + blocks <= inner.hard || used == 0).then_some(admitted + blocks)
+        };
+        inner
+            .admitted
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit)
+            .ok()?;
+        Some(Admission {
+            limits: self.clone(),
+            blocks,
+        })
+    }
+
+    async fn wait_in_line(&self, blocks: u64) -> Admission {
+        let _turn = self.inner.turn.lock().await;
+        loop {
+            let mut relaxed = std::pin::pin!(self.inner.relaxed.notified());
+            relaxed.as_mut().enable();
+            if let Some(admission) = self.try_admit(blocks) {
+                return admission;
+            }
+            self.wake_flusher();
+            relaxed.await;
+        }
+    }
+
+    fn timed_out(&self, blocks: u64) -> Error {
+        let message = format!(
+            "waiting {} s to dirty {blocks} blocks: {} dirty, {} under writeback, limit {}",
+            DIRTY_WAIT.as_secs(),
+            self.dirty(),
+            self.writeback(),
+            self.inner.hard
+        );
+        Error::new(ErrorKind::TimedOut, message)
+    }
+
+    fn relax(&self) {
+        if self.inner.waiting.load(Ordering::SeqCst) > 0 {
+            self.inner.relaxed.notify_one();
+        }
+    }
+
+    pub(super) fn add_dirty(&self, blocks: u64) {
+        if blocks == 0 {
+            return;
+        }
+        let dirty = self.inner.dirty.fetch_add(blocks, Ordering::SeqCst) + blocks;
+        if dirty > self.inner.background {
+            self.wake_flusher();
+        }
+    }
+
+    pub(super) fn sub_dirty(&self, blocks: u64) {
+        if blocks > 0 {
+            sub(&self.inner.dirty, blocks);
+            self.relax();
+        }
+    }
+
+    pub(super) fn add_writeback(&self, blocks: u64) {
+        self.inner.writeback.fetch_add(blocks, Ordering::SeqCst);
+    }
+
+    pub(super) fn sub_writeback(&self, blocks: u64) {
+        if blocks > 0 {
+            sub(&self.inner.writeback, blocks);
+            self.relax();
+        }
+    }
+}

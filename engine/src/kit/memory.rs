@@ -1,0 +1,266 @@
+//! The memory budget: one arena, a reserve for those who free memory, and a bounded wait.
+//!
+//! Guarantees: the budget is never exceeded (the arena does not grow); [`Purpose::Data`] never
+//! takes the last reserve blocks, so that writeback, commit and metadata can always go on; who
+//! waits is served in order within its class, waits at most [`MEMORY_WAIT`], and then hears why.
+//!
+//! Does not choose what is dropped: a [`Reclaimer`] is injected and called without waiting. Called
+//! by everything that needs bytes.
+
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use foliant_device::Arena;
+use foliant_device::Buffer;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::limits::MEMORY_BYTES_MIN;
+use crate::limits::MEMORY_WAIT;
+
+/// Direct reclaim frees a few blocks more than asked, so that the neighbours need not scan too.
+const RECLAIM_BATCH_BLOCKS: usize = 32;
+/// One reclaim scan is bounded and goes on where the last one stopped, so a waiter tries a few
+/// before it sleeps.
+const RECLAIM_ROUNDS: usize = 4;
+/// A folio that became clean wakes nobody here; a waiter looks again this often. Only somebody who
+/// found no memory at all pays for it.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Drops what can be dropped at once. Must not wait and must not do I/O: it runs inside allocation,
+/// under whatever async locks the caller holds.
+pub trait Reclaimer: Send + Sync {
+    /// Tries to free `blocks` blocks; returns how many it freed (maybe more, maybe 0).
+    fn reclaim(&self, blocks: usize) -> usize;
+}
+
+/// What memory is for, which decides how deep an allocation may dig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Folios and copies for callers: leaves the reserve alone.
+    Data,
+    /// Metadata, journal, writeback, commit: may use the reserve, because it ends in freeing.
+    Reserved,
+}
+
+/// A handle to the engine's memory; clones are the same budget.
+#[derive(Clone)]
+pub struct Memory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    arena: Arena,
+    reserve_blocks: usize,
+    low_blocks: usize,
+    high_blocks: usize,
+    /// Makes "look at the free count, then take" one step among the takers that must respect the
+    /// reserve. Plain mutex: two list operations, never held across a wait.
+    data_gate: Mutex<()>,
+    /// Set once at assembly, read only when memory is short; a plain mutex is enough.
+    reclaimer: Mutex<Option<Weak<dyn Reclaimer>>>,
+    /// One queue per class, so that a reserved request never stands behind a data request, nor a
+    /// single block behind a large region. Tokio's mutex is held across the wait and is fair.
+    queues: [Queue; 4],
+    /// The arena wakes one waiter per region; the woken one tells the heads of the other queues.
+    passed_on: Notify,
+    bell: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    turn: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
+}
+
+/// Counts a waiter for as long as it waits, also when its future is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Memory {
+    /// Sets up a budget of `budget_bytes`: 15/16 of it become the arena, the rest is for indexes
+    /// and folio heads.
+    ///
+    /// Errors: `InvalidInput` under [`MEMORY_BYTES_MIN`], and when the arena cannot be mapped.
+    pub fn new(budget_bytes: u64) -> Result<Self> {
+        if budget_bytes < MEMORY_BYTES_MIN {
+            return Err(Error::invalid(format!(
+                "a memory budget of {budget_bytes} bytes is under the smallest, {MEMORY_BYTES_MIN}"
+            )));
+        }
+        let bytes = usize::try_from(budget_bytes / 16 * 15)
+            .map_err(|_| Error::invalid("the memory budget exceeds the address space"))?;
+        let arena = Arena::new(bytes)?;
+        let capacity = arena.capacity_blocks();
+        let reserve_blocks = (capacity / 16).min(4096);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                arena,
+                reserve_blocks,
+                low_blocks: reserve_blocks + (capacity / 64).min(4096),
+                high_blocks: reserve_blocks + (capacity / 32).min(8192),
+                data_gate: Mutex::new(()),
+                reclaimer: Mutex::new(None),
+                queues: Default::default(),
+                passed_on: Notify::new(),
+                bell: Notify::new(),
+            }),
+        })
+    }
+
+    /// The arena, for registration with a device.
+    pub fn arena(&self) -> &Arena {
+        &self.inner.arena
+    }
+
+    /// Whom to ask to drop something; held weakly, because the reclaimer holds this memory.
+    pub fn set_reclaimer(&self, reclaimer: Weak<dyn Reclaimer>) {
+        *self.inner.reclaimer.lock() = Some(reclaimer);
+    }
+
+    /// A buffer of 2^order blocks; its bytes are arbitrary. Waits in line, at most [`MEMORY_WAIT`].
+    ///
+    /// Call it before anything is accepted. Errors: `OutOfMemory`, naming what was asked and how
+    /// full the budget is. Dropping the future gives up the place in line and leaks nothing.
+    pub async fn allocate(&self, order: u8, purpose: Purpose) -> Result<Buffer> {
+        let queue = self.queue(order, purpose);
+        if queue.waiting.load(Ordering::Relaxed) == 0
+            && let Some(buffer) = self.try_allocate(order, purpose)
+        {
+            return Ok(buffer);
+        }
+        let _waiting = Waiting::new(&queue.waiting);
+        match tokio::time::timeout(MEMORY_WAIT, self.wait_in_line(queue, order, purpose)).await {
+            Ok(buffer) => Ok(buffer),
+            Err(_) => Err(self.exhausted(order, purpose)),
+        }
+    }
+
+    /// The same without waiting, with one attempt at direct reclaim.
+    pub fn try_allocate(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
+        self.take(order, purpose)
+            .or_else(|| self.reclaim_and_take(order, purpose, 1))
+    }
+
+    /// All blocks of the arena.
+    pub fn capacity_blocks(&self) -> usize {
+        self.inner.arena.capacity_blocks()
+    }
+
+    /// Blocks that nobody holds.
+    pub fn free_blocks(&self) -> usize {
+        self.inner.arena.free_blocks()
+    }
+
+    /// Blocks that [`Purpose::Data`] leaves alone.
+    pub fn reserve_blocks(&self) -> usize {
+        self.inner.reserve_blocks
+    }
+
+    /// Rung when memory is low. For one listener, the background reclaimer; a ring while nobody
+    /// listens is kept.
+    pub fn bell(&self) -> &Notify {
+        &self.inner.bell
+    }
+
+    /// Whether free memory is under the low watermark.
+    pub fn low(&self) -> bool {
+        self.free_blocks() < self.inner.low_blocks
+    }
+
+    /// Blocks missing to the high watermark, where background reclaim stops.
+    pub fn shortfall(&self) -> usize {
+        self.inner.high_blocks.saturating_sub(self.free_blocks())
+    }
+
+    fn queue(&self, order: u8, purpose: Purpose) -> &Queue {
+        let class = usize::from(purpose == Purpose::Reserved) * 2 + usize::from(order > 0);
+        &self.inner.queues[class]
+    }
+
+    fn take(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
+        let inner = &*self.inner;
+        let buffer = match purpose {
+            Purpose::Reserved => inner.arena.allocate(order),
+            Purpose::Data => {
+                let _one_at_a_time = inner.data_gate.lock();
+                let left = inner.arena.free_blocks().checked_sub(1 << order);
+                if left.is_some_and(|left| left < inner.low_blocks) {
+                    inner.bell.notify_one();
+                }
+                left.filter(|&left| left >= inner.reserve_blocks)
+                    .and_then(|_| inner.arena.allocate(order))
+            }
+        };
+        if buffer.is_none() {
+            inner.bell.notify_one();
+        }
+        buffer
+    }
+
+    fn reclaim_and_take(&self, order: u8, purpose: Purpose, rounds: usize) -> Option<Buffer> {
+        let reclaimer = self.inner.reclaimer.lock().clone()?.upgrade()?;
+        for _ in 0..rounds {
+            reclaimer.reclaim(RECLAIM_BATCH_BLOCKS.max(1 << order));
+            if let Some(buffer) = self.take(order, purpose) {
+                return Some(buffer);
+            }
+        }
+        None
+    }
+
+    /// Waits for its turn, then for memory. Only the head of a queue listens for freed memory.
+    async fn wait_in_line(&self, queue: &Queue, order: u8, purpose: Purpose) -> Buffer {
+        let _turn = queue.turn.lock().await;
+        loop {
+            let mut freed = std::pin::pin!(self.inner.arena.freed().notified());
+            let mut told = std::pin::pin!(self.inner.passed_on.notified());
+            freed.as_mut().enable();
+            told.as_mut().enable();
+            let got = self
+                .take(order, purpose)
+                .or_else(|| self.reclaim_and_take(order, purpose, RECLAIM_ROUNDS));
+            if let Some(buffer) = got {
+                // What was freed may be more than was taken: let the next head look, too.
+                self.inner.passed_on.notify_waiters();
+                return buffer;
+            }
+            tokio::select! {
+                biased;
+                () = freed => self.inner.passed_on.notify_waiters(),
+                () = told => {}
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    fn exhausted(&self, order: u8, purpose: Purpose) -> Error {
+        let message = format!(
+            "waiting {} s for {} blocks of memory ({purpose:?}): {} of {} blocks free, {} kept in reserve",
+            MEMORY_WAIT.as_secs(),
+            1u32 << order,
+            self.free_blocks(),
+            self.capacity_blocks(),
+            self.inner.reserve_blocks
+        );
+        Error::new(ErrorKind::OutOfMemory, message)
+    }
+}

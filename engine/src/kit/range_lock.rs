@@ -1,0 +1,230 @@
+//! A fair reader-writer lock over ranges of `u64`.
+//!
+//! Guarantees: overlapping holders are all shared or one exclusive; a request waits only for
+//! holders and *earlier* requests that conflict with it, so nobody starves; a dropped request or
+//! guard leaves nothing behind. Empty ranges conflict with nothing.
+//!
+//! Does not know what the numbers mean (the data wing uses blocks of an object), does not detect
+//! deadlocks, and has no deadline of its own: a wait is bounded by the bounded waits of the
+//! holders in front. Called by iomap and object.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// A lock over ranges; clones are the same lock.
+#[derive(Clone, Default)]
+pub struct RangeLock {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Short scans and list operations, never held across a wait: a plain mutex.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    /// Holders by ticket. Shared and exclusive apart, so that a shared request need not look at
+    /// the (maybe many) shared holders.
+    shared: BTreeMap<u64, Range<u64>>,
+    exclusive: BTreeMap<u64, Range<u64>>,
+    queue: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    ticket: u64,
+    range: Range<u64>,
+    exclusive: bool,
+    granted: Arc<Notify>,
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start.max(b.start) < a.end.min(b.end)
+}
+
+impl State {
+    fn held_conflict(&self, range: &Range<u64>, exclusive: bool) -> bool {
+        self.exclusive.values().any(|held| overlap(held, range))
+            || (exclusive && self.shared.values().any(|held| overlap(held, range)))
+    }
+
+    /// Whether one of the first `before` waiters must go first.
+    fn queue_conflict(&self, range: &Range<u64>, exclusive: bool, before: usize) -> bool {
+        self.queue
+            .iter()
+            .take(before)
+            .any(|w| (exclusive || w.exclusive) && overlap(&w.range, range))
+    }
+
+    fn hold(&mut self, ticket: u64, range: Range<u64>, exclusive: bool) {
+        assert!(
+            !self.held_conflict(&range, exclusive),
+            "range lock granted twice"
+        );
+        let side = if exclusive {
+            &mut self.exclusive
+        } else {
+            &mut self.shared
+        };
+        let before = side.insert(ticket, range);
+        assert!(before.is_none(), "range lock ticket used twice");
+    }
+
+    fn try_hold(&mut self, range: &Range<u64>, exclusive: bool) -> Option<u64> {
+        let blocked = self.held_conflict(range, exclusive)
+            || self.queue_conflict(range, exclusive, self.queue.len());
+        if blocked {
+            return None;
+        }
+        let ticket = self.ticket();
+        self.hold(ticket, range.clone(), exclusive);
+        Some(ticket)
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn is_held(&self, ticket: u64) -> bool {
+        self.shared.contains_key(&ticket) || self.exclusive.contains_key(&ticket)
+    }
+
+    /// Takes `ticket` out, wherever it is, and grants what became possible.
+    fn leave(&mut self, ticket: u64) {
+        let held =
+            self.shared.remove(&ticket).is_some() || self.exclusive.remove(&ticket).is_some();
+        if !held {
+            self.queue.retain(|w| w.ticket != ticket);
+        }
+        let mut at = 0;
+        while let Some(waiter) = self.queue.get(at) {
+            let blocked = self.held_conflict(&waiter.range, waiter.exclusive)
+                || self.queue_conflict(&waiter.range, waiter.exclusive, at);
+            if blocked {
+                at += 1;
+                continue;
+            }
+            let waiter = self.queue.remove(at).expect("just looked at");
+            self.hold(waiter.ticket, waiter.range, waiter.exclusive);
+            waiter.granted.notify_one();
+        }
+    }
+}
+
+/// A held range; dropping it lets the next ones in. `'static`, so it can move into tasks.
+#[must_use = "the range is unlocked when the guard is dropped"]
+pub struct RangeGuard {
+    inner: Arc<Inner>,
+    ticket: u64,
+    range: Range<u64>,
+    exclusive: bool,
+}
+
+impl RangeGuard {
+    /// What is locked.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Whether nobody else may hold an overlapping range.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+}
+
+impl Drop for RangeGuard {
+    fn drop(&mut self) {
+        self.inner.state.lock().leave(self.ticket);
+    }
+}
+
+impl RangeLock {
+    /// A lock that nobody holds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Locks `range` together with other shared holders.
+    ///
+    /// Dropping the future gives up the place in line.
+    ///
+    /// # Panics
+    /// If the range runs backwards.
+    pub async fn shared(&self, range: Range<u64>) -> RangeGuard {
+        self.acquire(range, false).await
+    }
+
+    /// Locks `range` alone. Otherwise like [`RangeLock::shared`].
+    pub async fn exclusive(&self, range: Range<u64>) -> RangeGuard {
+        self.acquire(range, true).await
+    }
+
+    /// Locks `range` together with other shared holders if that needs no wait.
+    pub fn try_shared(&self, range: Range<u64>) -> Option<RangeGuard> {
+        self.try_acquire(&range, false)
+    }
+
+    /// Locks `range` alone if that needs no wait.
+    pub fn try_exclusive(&self, range: Range<u64>) -> Option<RangeGuard> {
+        self.try_acquire(&range, true)
+    }
+
+    /// Holders and waiters, for tests and statistics.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.inner.state.lock();
+        (
+            state.shared.len() + state.exclusive.len(),
+            state.queue.len(),
+        )
+    }
+
+    fn try_acquire(&self, range: &Range<u64>, exclusive: bool) -> Option<RangeGuard> {
+        assert!(range.start <= range.end, "a range runs backwards");
+        let ticket = self.inner.state.lock().try_hold(range, exclusive)?;
+        Some(self.guard(ticket, range.clone(), exclusive))
+    }
+
+    fn guard(&self, ticket: u64, range: Range<u64>, exclusive: bool) -> RangeGuard {
+        RangeGuard {
+            inner: self.inner.clone(),
+            ticket,
+            range,
+            exclusive,
+        }
+    }
+
+    async fn acquire(&self, range: Range<u64>, exclusive: bool) -> RangeGuard {
+        assert!(range.start <= range.end, "a range runs backwards");
+        let (guard, granted) = {
+            let mut state = self.inner.state.lock();
+            if let Some(ticket) = state.try_hold(&range, exclusive) {
+                return self.guard(ticket, range, exclusive);
+            }
+            let ticket = state.ticket();
+            let granted = Arc::new(Notify::new());
+            state.queue.push_back(Waiter {
+                ticket,
+                range: range.clone(),
+                exclusive,
+                granted: granted.clone(),
+            });
+            // From here on the guard's drop takes the ticket out, queued or held: a dropped future
+            // leaves nothing behind.
+            (self.guard(ticket, range, exclusive), granted)
+        };
+        granted.notified().await;
+        assert!(
+            self.inner.state.lock().is_held(guard.ticket),
+            "woken without the range"
+        );
+        guard
+    }
+}

@@ -1,0 +1,221 @@
+//! Wins memory back: folios first, then the shrinkers; on demand and in the background.
+//!
+//! Guarantees: takes folio locks by trial and one at a time, never does I/O and never waits in
+//! [`Reclaimer::reclaim`]; looks at a bounded number of folios per call and goes on where it
+//! stopped; counts everything.
+//!
+//! Does not write dirty folios: it wakes the flusher when only those are left. Called by
+//! `kit::memory` (direct reclaim) and by the volume, which spawns [`Reclaim::run`].
+
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::lru::Lru;
+use super::shrinker::Shrinkers;
+use crate::folio::dirty::DirtyLimits;
+use crate::folio::evict::Refusal;
+use crate::folio::evict::try_evict;
+use crate::folio::folio::Residents;
+use crate::kit::memory::Memory;
+use crate::kit::memory::Reclaimer;
+
+/// Folios looked at per wanted block, at the most: a hot folio is met up to four times before it
+/// goes.
+const SCAN_PER_BLOCK: usize = 8;
+/// The least that one call may look at (about 0.1 ms).
+const SCAN_MIN: usize = 1024;
+/// Blocks per round in the background, with a yield in between.
+const ROUND_BLOCKS: usize = 128;
+/// Rounds without success after which the background waits for the next ring of the bell.
+const IDLE_ROUNDS: u32 = 4;
+/// Pause after a round without success, so that the flusher gets somewhere.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What reclaim did since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReclaimStats {
+    /// Calls.
+    pub calls: u64,
+    /// Folios looked at.
+    pub examined: u64,
+    /// Blocks of folios dropped.
+    pub evicted: u64,
+    /// Folios that stayed because they were dirty or under writeback.
+    pub unclean: u64,
+    /// Folios that stayed because of a journal mark.
+    pub marked: u64,
+    /// Folios that stayed because they were locked, referenced or shared.
+    pub busy: u64,
+    /// Entries that shrinkers looked at.
+    pub shrinker_examined: u64,
+    /// Blocks that shrinkers gave back.
+    pub shrinker_freed: u64,
+}
+
+/// The same as counters; relaxed, because nothing is decided by them.
+#[derive(Default)]
+struct Counters {
+    calls: AtomicU64,
+    examined: AtomicU64,
+    evicted: AtomicU64,
+    unclean: AtomicU64,
+    marked: AtomicU64,
+    busy: AtomicU64,
+    shrinker_examined: AtomicU64,
+    shrinker_freed: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, by: usize) {
+    counter.fetch_add(by as u64, Ordering::Relaxed);
+}
+
+/// The engine's reclaim.
+pub struct Reclaim {
+    memory: Memory,
+    limits: DirtyLimits,
+    lru: Arc<Lru>,
+    shrinkers: Shrinkers,
+    counters: Counters,
+}
+
+impl Reclaim {
+    /// Reclaim for `memory`, which will call it. The memory holds it weakly: keep it alive.
+    pub fn new(memory: Memory, limits: DirtyLimits) -> Arc<Self> {
+        let lru = Arc::new(Lru::new(memory.capacity_blocks()));
+        let reclaim = Arc::new(Self {
+            memory,
+            limits,
+            lru,
+            shrinkers: Shrinkers::default(),
+            counters: Counters::default(),
+        });
+        let weak: Weak<Self> = Arc::downgrade(&reclaim);
+        reclaim.memory.set_reclaimer(weak);
+        reclaim
+    }
+
+    /// What mapping caches report their folios to.
+    pub fn residents(&self) -> Arc<dyn Residents> {
+        self.lru.clone()
+    }
+
+    /// The queues, for statistics.
+    pub fn lru(&self) -> &Lru {
+        &self.lru
+    }
+
+    /// Where other caches register.
+    pub fn shrinkers(&self) -> &Shrinkers {
+        &self.shrinkers
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> ReclaimStats {
+        let c = &self.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ReclaimStats {
+            calls: read(&c.calls),
+            examined: read(&c.examined),
+            evicted: read(&c.evicted),
+            unclean: read(&c.unclean),
+            marked: read(&c.marked),
+            busy: read(&c.busy),
+            shrinker_examined: read(&c.shrinker_examined),
+            shrinker_freed: read(&c.shrinker_freed),
+        }
+    }
+
+    /// Keeps free memory between the watermarks until `token` is cancelled. Dropping the future
+    /// stops it at once; nothing is left half done.
+    pub async fn run(self: Arc<Self>, token: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return,
+                () = self.memory.bell().notified() => {}
+            }
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return,
+                () = self.refill() => {}
+            }
+        }
+    }
+
+    async fn refill(&self) {
+        let mut idle = 0;
+        loop {
+            let wanted = self.memory.shortfall().min(ROUND_BLOCKS);
+            if wanted == 0 {
+                return;
+            }
+            if self.reclaim(wanted) > 0 {
+                idle = 0;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            idle += 1;
+            if idle == IDLE_ROUNDS {
+                return;
+            }
+            if self.limits.dirty() > 0 {
+                self.limits.wake_flusher();
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn evict_folios(&self, blocks: usize) -> usize {
+        let limit = (blocks * SCAN_PER_BLOCK).max(SCAN_MIN);
+        let mut budget = limit;
+        let mut freed = 0;
+        while freed < blocks {
+            let Some((folio, candidate)) = self.lru.propose(&mut budget) else {
+                break;
+            };
+            match try_evict(folio) {
+                Ok(won) => {
+                    freed += won;
+                    self.lru.evicted(candidate);
+                }
+                Err(Refusal::Detached) => {}
+                Err(why) => {
+                    self.lru.keep(candidate);
+                    count(self.refusal_counter(why), 1);
+                }
+            }
+        }
+        count(&self.counters.examined, limit - budget);
+        count(&self.counters.evicted, freed);
+        freed
+    }
+
+    fn refusal_counter(&self, why: Refusal) -> &AtomicU64 {
+        match why {
+            Refusal::Dirty | Refusal::Writeback => &self.counters.unclean,
+            Refusal::Marked => &self.counters.marked,
+            Refusal::Locked | Refusal::Referenced | Refusal::Shared | Refusal::Detached => {
+                &self.counters.busy
+            }
+        }
+    }
+}
+
+impl Reclaimer for Reclaim {
+    fn reclaim(&self, blocks: usize) -> usize {
+        count(&self.counters.calls, 1);
+        let mut freed = self.evict_folios(blocks);
+        if freed < blocks {
+            let part = self.shrinkers.shrink(blocks - freed);
+            count(&self.counters.shrinker_examined, part.examined);
+            count(&self.counters.shrinker_freed, part.freed);
+            freed += part.freed;
+        }
+        freed
+    }
+}
