@@ -136,11 +136,11 @@ impl Inner {
         unclaimed + promised.div_ceil(16) + self.metadata_reserve() <= self.usable
     }
 
-    /// The largest number of blocks that can be promised.
+    /// How many blocks can be promised: the most there are, or one or two less.
     pub fn available(&self) -> u64 {
         let unclaimed = self.promised.saturating_sub(self.claimed);
         let spoken_for = unclaimed + self.promised.div_ceil(16) + self.metadata_reserve();
-        self.usable.saturating_sub(spoken_for) / 17 * 16
+        self.usable.saturating_sub(spoken_for) * 16 / 17
     }
 
     /// The loaded group, marked as used just now.

@@ -54,7 +54,7 @@ pub struct SpaceStats {
     pub usable: u64,
     /// Sum of the promises.
     pub promised: u64,
-    /// Largest promise that can be given now.
+    /// What [`Space::available`] says.
     pub available: u64,
     /// Claimed for data by open tickets.
     pub claimed: u64,
@@ -91,7 +91,7 @@ impl Space {
         &self.shared.layout
     }
 
-    /// The largest number of blocks that can be promised now.
+    /// How many blocks can be promised now: the most there are, or one or two less.
     pub fn available(&self) -> u64 {
         self.shared.inner.lock().available()
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::alloc::release::LogState;
+use crate::alloc::search::Search;
+use crate::alloc::search::Step;
 use crate::alloc::space::NODES_PER_CHANGE;
 use crate::alloc::space::Space;
 use crate::alloc::ticket::Ticket;
@@ -400,6 +402,41 @@ fn checksums_are_kept_per_block_and_never_made_up() {
         .space
         .store_checksums(&mut volume.view, BlockNo(3), &[1]));
     assert!(result.unwrap_err().is_corruption());
+}
+
+#[test]
+fn blocks_that_come_back_behind_a_search_are_found() {
+    let mut volume = Volume::new(3 * GROUP_BLOCKS);
+    let mut ticket = volume.space.ticket();
+    let all = volume.space.stats().usable;
+    volume.claim(&mut ticket, all).unwrap();
+    volume.commit(ticket, 1);
+    let mut ticket = volume.space.ticket();
+    let middle = volume.space.layout().group_span(1).start.plus(100);
+    ticket.free(DeviceSpan::new(middle, 1));
+    volume.commit(ticket, 2);
+    volume.log.set(2, 2);
+    let mut other = volume.space.ticket();
+    assert_eq!(volume.claim(&mut other, 1).unwrap()[0].start, middle);
+    // A search that has passed the second group and waits for the third to be loaded.
+    let mut search = Search::for_data(1);
+    search.again();
+    let mut found = Vec::new();
+    let step = volume.space.with(|inner| {
+        inner.groups_max = 1;
+        inner.trim(None);
+        inner.hints[2].free = 1;
+        inner.data_cursor = (0, 33);
+        search.step(inner, &mut found)
+    });
+    assert_eq!(step, Step::Load(2));
+    drop(other);
+    now(volume.space.with_group(&volume.view, 2, |_| ())).unwrap();
+    let step = volume.space.with(|inner| search.step(inner, &mut found));
+    assert_eq!((step, blocks_of(&found)), (Step::Load(1), vec![]));
+    now(volume.space.with_group(&volume.view, 1, |_| ())).unwrap();
+    let step = volume.space.with(|inner| search.step(inner, &mut found));
+    assert_eq!((step, blocks_of(&found)), (Step::Done, vec![middle.0]));
 }
 
 /// What the model knows of blocks in use or held.

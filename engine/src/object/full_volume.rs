@@ -133,6 +133,49 @@ fn promised_blocks_can_be_written_as_scattered_as_they_like() {
 }
 
 #[test]
+fn the_largest_promise_covers_the_nodes_of_the_worst_overwrites() {
+    let mut volume = Volume::new(12_000, 5);
+    let half = volume.space.stats().available / 2;
+    volume.space.reserve(half).unwrap();
+    let mut ticket = volume.space.ticket();
+    let start = now(ticket.claim(&volume.view, half)).unwrap()[0].start;
+    let long = Extent {
+        at: 0,
+        start,
+        blocks: half,
+        unwritten: false,
+    };
+    let range = FileBlocks::new(0, half);
+    now(replace(
+        &mut volume.view,
+        &mut ticket,
+        ObjectId(1),
+        range,
+        &[long],
+    ))
+    .unwrap();
+    volume.commit(ticket, Vec::new());
+    volume.space.unreserve(half);
+    // Each block splits an extent into three; nothing but the promise is left for them.
+    let all = volume.space.stats().available;
+    assert!(all > 4_000);
+    volume.space.reserve(all).unwrap();
+    volume.space.reserve(4).unwrap_err();
+    volume.space.unreserve(all);
+    let nodes = volume.nodes();
+    volume.write(all, half / 2).unwrap();
+    assert!(
+        volume.nodes() - nodes > all / 200,
+        "the overwrites needed no nodes"
+    );
+    let stats = volume.space.stats();
+    assert!(
+        stats.usable >= stats.total / 128,
+        "overwrites dug into the metadata reserve"
+    );
+}
+
+#[test]
 fn punches_into_long_extents_work_on_a_full_volume() {
     let mut volume = Volume::new(5_000, 1);
     let blocks = volume.space.stats().available;
