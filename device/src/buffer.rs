@@ -344,6 +344,22 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// A part of this segment, sharing the same bytes.
+    ///
+    /// # Panics
+    /// If the range is not inside the segment.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.range.len(),
+            "slice out of bounds"
+        );
+        let range = self.range.start + range.start..self.range.start + range.end;
+        Self {
+            buffer: self.buffer.clone(),
+            range,
+        }
+    }
+
     /// The address the kernel reads from.
     pub(crate) fn as_raw(&self) -> *const u8 {
         self.as_ref().as_ptr()

@@ -40,6 +40,8 @@ pub const WRITE_PIECE_BLOCKS: u64 = 256;
 pub const WRITEBACK_BATCH_BLOCKS: u64 = 1024;
 /// Blocks in one device write of writeback (256 KiB: beyond the knee there is no gain).
 pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
+/// Device writes of one batch in flight at once.
+pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 8;
 /// Largest read-ahead window in blocks (1 MiB).
 pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
 /// How often a write or a read remaps after a stale mapping before it is an error.

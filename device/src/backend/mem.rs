@@ -29,10 +29,7 @@ pub struct MemDevice {
 impl MemDevice {
     /// A zeroed device of `blocks` blocks.
     pub fn new(blocks: u64) -> Self {
-        let geometry = Geometry {
-            volatile_cache: false,
-            ..Geometry::plain(blocks)
-        };
+        let geometry = Geometry { volatile_cache: false, ..Geometry::plain(blocks) };
         let bytes = Arc::new(RwLock::new(vec![0; blocks as usize * BLOCK_SIZE]));
         Self { geometry, bytes }
     }
@@ -48,10 +45,7 @@ impl BlockDevice for MemDevice {
     }
 
     fn backend(&self) -> BackendInfo {
-        BackendInfo {
-            name: "memory",
-            reason: "asked for".into(),
-        }
+        BackendInfo { name: "memory", reason: "asked for".into() }
     }
 
     fn read(&self, block: u64, mut into: Vec<Buffer>) -> IoFuture<ReadOutcome> {
@@ -59,9 +53,7 @@ impl BlockDevice for MemDevice {
         let mut at = block as usize * BLOCK_SIZE;
         for buffer in &mut into {
             let len = buffer.len();
-            let target = buffer
-                .get_mut()
-                .expect("the handle checked that read buffers are unique");
+            let target = buffer.get_mut().expect("the handle checked that read buffers are unique");
             target.copy_from_slice(&bytes[at..at + len]);
             at += len;
         }

@@ -210,3 +210,68 @@ impl DirtyLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn writers_wait_at_the_hard_limit_in_order_and_go_on_when_it_relaxes() {
+        let limits = DirtyLimits::new(80);
+        assert_eq!(limits.hard_limit(), 30);
+        limits.add_dirty(25);
+        let first = limits.admit(5).await.unwrap();
+        let waits: Vec<_> = [20, 1]
+            .map(|blocks| {
+                let limits = limits.clone();
+                tokio::spawn(async move { limits.admit(blocks).await.unwrap().blocks })
+            })
+            .into_iter()
+            .collect();
+        tokio::task::yield_now().await;
+        drop(first);
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        assert!(waits.iter().all(|wait| !wait.is_finished()), "one overtook");
+        limits.flusher().notified().await;
+        limits.add_writeback(25);
+        limits.sub_dirty(25);
+        limits.sub_writeback(15);
+        for wait in waits {
+            assert!(wait.await.unwrap() > 0);
+        }
+        limits.sub_writeback(10);
+        assert_eq!(limits.inner.admitted.load(Ordering::SeqCst), 0);
+        assert_eq!((limits.dirty(), limits.writeback()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_writeback_ends_with_a_named_error() {
+        let limits = DirtyLimits::new(80);
+        limits.add_dirty(30);
+        let error = limits.admit(1).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.to_string().contains("to dirty 1 blocks"), "{error}");
+        limits.sub_dirty(30);
+        assert_eq!(limits.inner.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_over_the_limit_goes_alone() {
+        let limits = DirtyLimits::new(80);
+        let large = limits.admit(1000).await.unwrap();
+        let wait = tokio::time::timeout(DIRTY_WAIT / 2, limits.admit(1));
+        assert!(wait.await.is_err());
+        drop(large);
+        assert!(limits.admit(1).await.is_ok());
+    }
+
+    #[test]
+    fn the_flusher_is_woken_over_the_background_threshold_only() {
+        let limits = DirtyLimits::new(80);
+        limits.add_dirty(10);
+        assert!(!limits.over_background());
+        limits.add_dirty(1);
+        assert!(limits.over_background());
+    }
+}

@@ -299,3 +299,79 @@ impl<T> Index<T> {
         self.search(from, Want::AnyTag)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::kit::dice::Dice;
+
+    type Model = BTreeMap<u64, (u32, [bool; 2])>;
+
+    /// Keys in clusters of all heights, so that nodes are shared, grown and emptied.
+    fn key(dice: &mut Dice) -> u64 {
+        let base = [0, 60, 1 << 6, 1 << 12, (1 << 40) + 5, u64::MAX - 40];
+        base[dice.roll(6) as usize] + dice.roll(40)
+    }
+
+    fn compare_searches(index: &Index<u32>, model: &Model, from: u64) {
+        let first = |accept: &dyn Fn(&[bool; 2]) -> bool| {
+            let mut rest = model.range(from..).filter(|(_, (_, tags))| accept(tags));
+            rest.next().map(|(at, (value, _))| (*at, *value))
+        };
+        let plain = |found: Option<(u64, &u32)>| found.map(|(at, value)| (at, *value));
+        assert_eq!(plain(index.next(from)), first(&|_| true));
+        for tag in [Tag::Dirty, Tag::Writeback] {
+            let found = plain(index.next_tagged(from, tag));
+            assert_eq!(found, first(&|tags| tags[tag as usize]), "{tag:?} {from}");
+        }
+        let found = plain(index.next_with_any_tag(from));
+        assert_eq!(found, first(&|tags| tags[0] || tags[1]));
+    }
+
+    #[test]
+    fn the_index_behaves_like_an_ordered_map_with_tags() {
+        let mut dice = Dice::new(7);
+        let mut index = Index::default();
+        let mut model = Model::new();
+        for step in 0..20_000 {
+            let at = key(&mut dice);
+            // Phases of growing and shrinking, down to empty.
+            let grow = step / 2000 % 2 == 0;
+            match dice.roll(6) {
+                0 | 1 if grow => {
+                    model.entry(at).or_insert_with(|| {
+                        index.insert(at, step);
+                        (step, [false; 2])
+                    });
+                }
+                0..=2 => assert_eq!(index.remove(at), model.remove(&at).map(|entry| entry.0)),
+                3 => {
+                    let tag = [Tag::Dirty, Tag::Writeback][dice.roll(2) as usize];
+                    let on = dice.roll(2) == 0;
+                    let there = model.get_mut(&at);
+                    assert_eq!(index.set_tag(at, tag, on), there.is_some());
+                    if let Some((_, tags)) = there {
+                        tags[tag as usize] = on;
+                    }
+                }
+                _ => compare_searches(&index, &model, at),
+            }
+            assert_eq!(index.get(at), model.get(&at).map(|entry| &entry.0));
+            assert_eq!(index.len(), model.len());
+        }
+    }
+
+    #[test]
+    fn an_emptied_index_holds_no_memory() {
+        let mut index = Index::default();
+        for at in [3, 1 << 50, u64::MAX] {
+            index.insert(at, ());
+        }
+        for at in [u64::MAX, 3, 1 << 50] {
+            assert_eq!(index.remove(at), Some(()));
+        }
+        assert!(index.root.is_none() && index.height == 0 && index.is_empty());
+    }
+}

@@ -318,3 +318,124 @@ impl FolioState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::dice::Dice;
+
+    /// One entry per block: (up to date, dirty, writeback, mark).
+    #[derive(Clone, Copy, Default)]
+    struct Block {
+        set: [bool; 3],
+        mark: Option<u64>,
+    }
+
+    fn compare(state: &FolioState, model: &[Block]) {
+        for (at, block) in model.iter().enumerate() {
+            for set in [BlockSet::Uptodate, BlockSet::Dirty, BlockSet::Writeback] {
+                assert_eq!(state.has(set, at), block.set[set as usize], "{set:?} {at}");
+            }
+            assert_eq!(state.journal_mark(at), block.mark.map(Lsn), "mark {at}");
+        }
+        let marked = model.iter().any(|block| block.mark.is_some());
+        assert_eq!(state.is_marked(), marked);
+        for (set, slot) in [(BlockSet::Dirty, 1), (BlockSet::Writeback, 2)] {
+            let total = model.iter().filter(|block| block.set[slot]).count();
+            assert_eq!((state.total(set), state.any(set)), (total, total > 0));
+        }
+    }
+
+    fn end_in_model(model: &mut [Block], range: Range<usize>, ok: bool) -> Ended {
+        let mut ended = Ended::default();
+        for block in &mut model[range] {
+            ended.ended += 1;
+            block.set[2] = false;
+            if !ok {
+                ended.dirtied += u64::from(!block.set[1]);
+                ended.doubled += u64::from(block.set[1]);
+                block.set[1] = true;
+            }
+        }
+        ended
+    }
+
+    fn step(state: &mut FolioState, model: &mut [Block], dice: &mut Dice) {
+        let range = dice.range(model.len() as u64);
+        let range = range.start as usize..range.end as usize;
+        let at = range.start;
+        let lsn = dice.roll(50);
+        match dice.roll(7) {
+            0 => {
+                state.set_uptodate(range.clone());
+                model[range].iter_mut().for_each(|b| b.set[0] = true);
+            }
+            1 if model[range.clone()].iter().all(|b| b.set[0]) => {
+                let fresh = model[range.clone()].iter().filter(|b| !b.set[1]).count();
+                assert_eq!(state.mark_dirty(range.clone()), fresh as u64);
+                model[range].iter_mut().for_each(|b| b.set[1] = true);
+            }
+            2 => {
+                let dirty = model[range.clone()].iter().filter(|b| b.set[1]).count();
+                assert_eq!(state.clear_dirty(range.clone()), dirty as u64);
+                model[range].iter_mut().for_each(|b| b.set[1] = false);
+            }
+            3 => {
+                let ready = |b: &Block| b.set[1] && !b.set[2];
+                let first = range.clone().find(|&b| ready(&model[b]));
+                let run = state.next_writable(range.start, range.end);
+                assert_eq!(run.as_ref().map(|run| run.start), first);
+                let Some(run) = run else { return };
+                assert!(run.end == range.end || !ready(&model[run.end]));
+                state.begin_writeback(run.clone());
+                for block in &mut model[run] {
+                    assert!(ready(block));
+                    block.set = [true, false, true];
+                }
+            }
+            4 => {
+                let Some(run) = state.next_run(BlockSet::Writeback, range.start, range.end) else {
+                    return;
+                };
+                let ok = dice.roll(2) == 0;
+                let expected = end_in_model(model, run.clone(), ok);
+                assert_eq!(state.end_writeback(run, ok), expected);
+            }
+            5 => {
+                state.mark_journal(at, Lsn(lsn));
+                model[at].mark = model[at].mark.max(Some(lsn));
+            }
+            _ => {
+                let goes = model[at].mark.is_some_and(|old| old <= lsn);
+                assert_eq!(state.clear_journal(at, Lsn(lsn)), goes);
+                model[at].mark = model[at].mark.filter(|_| !goes);
+            }
+        }
+    }
+
+    #[test]
+    fn bits_and_marks_behave_like_a_table_for_every_order() {
+        for order in 0..=ORDER_MAX {
+            let mut dice = Dice::new(u64::from(order));
+            let mut state = FolioState::new(order);
+            let mut model = vec![Block::default(); 1 << order];
+            for _ in 0..400 {
+                step(&mut state, &mut model, &mut dice);
+                compare(&state, &model);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not up to date")]
+    fn a_block_that_is_not_up_to_date_cannot_become_dirty() {
+        let mut state = FolioState::new(2);
+        state.set_uptodate(0..3);
+        state.mark_dirty(2..4);
+    }
+
+    #[test]
+    fn a_single_block_costs_few_bytes() {
+        assert!(size_of::<FolioState>() <= 56, "{}", size_of::<FolioState>());
+    }
+}

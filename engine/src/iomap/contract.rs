@@ -136,6 +136,10 @@ pub trait MappingProvider: Send + Sync + 'static {
     /// The size in bytes that readers see.
     fn size(&self) -> u64;
 
+    /// The size in bytes of the newest committed mapping: what a crash would leave, or will once
+    /// the commit is durable. Never above [`MappingProvider::size`] while writeback is at rest.
+    fn durable_size(&self) -> u64;
+
     /// Grows the size that readers see to at least `end`; called with the folio of the new last
     /// byte locked.
     fn publish_size(&self, end: u64);
@@ -171,7 +175,9 @@ pub trait MappingProvider: Send + Sync + 'static {
     /// The batch's data has completed on the device: make it stable, then map it, then publish the
     /// durable size, in this order. Returns when the mapping is *visible* (committed), not durable.
     ///
-    /// `settled_size` is the largest size that may become durable with it: no dirty block lies below it.
+    /// `settled_size` is the largest size that may become durable with it: below it, and from the
+    /// block that holds the durable end on, no dirty block lies outside this batch. It may be below
+    /// the durable size; then the durable size stays.
     fn writeback_done(
         &self,
         batch: Self::Batch,

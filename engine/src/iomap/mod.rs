@@ -1,2 +1,42 @@
-//! The iomap room.
+//! The mapping core: moves bytes between callers, folios and the device.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`contract`] | the treaty with the provider and the transport |
+//! | [`bundle`] | one object's parts, held together: [`bundle::Mapped`] |
+//! | [`read`], [`fetch`] | hits, misses, verified blocks into folios |
+//! | [`write`], [`guard`] | pieces applied whole or not at all |
+//! | [`eof`] | the one owner of the end-of-object rule |
+//! | [`zero`] | zeroing, and taking blocks out of the cache |
+//! | [`hold`] | folios locked for a transaction |
+//! | [`writeback`] | dirty folios to the device |
+//! | [`iter`] | the cursor over mappings |
+//! | [`ahead`] | the read-ahead detector |
+//! | [`run`] | joins dirty runs into device writes |
+//! | [`bio`] | the transport over a device |
+//! | [`identity`] | the simplest provider |
+//! | [`pause`] | named places for tests |
+
+pub mod ahead;
+pub mod bio;
+pub mod bundle;
 pub mod contract;
+pub mod eof;
+mod fetch;
+pub mod guard;
+pub mod hold;
+pub mod identity;
+pub mod iter;
+pub mod pause;
+pub mod read;
+pub mod run;
+pub mod write;
+pub mod writeback;
+pub mod zero;
+
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod testkit;
+#[cfg(test)]
+mod tests;

@@ -264,3 +264,132 @@ impl Memory {
         Error::new(ErrorKind::OutOfMemory, message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory::new(MEMORY_BYTES_MIN).unwrap()
+    }
+
+    fn take_all(memory: &Memory, purpose: Purpose) -> Vec<Buffer> {
+        std::iter::from_fn(|| memory.try_allocate(0, purpose)).collect()
+    }
+
+    #[test]
+    fn a_budget_under_the_smallest_is_refused() {
+        let error = Memory::new(MEMORY_BYTES_MIN - 1).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn data_leaves_the_reserve_to_the_reserved() {
+        let memory = memory();
+        let data = take_all(&memory, Purpose::Data);
+        assert!(memory.reserve_blocks() > 0);
+        assert_eq!(memory.free_blocks(), memory.reserve_blocks());
+        assert!(memory.low());
+        let reserved = take_all(&memory, Purpose::Reserved);
+        assert_eq!(reserved.len(), memory.reserve_blocks());
+        assert_eq!(memory.free_blocks(), 0);
+        drop((data, reserved));
+        assert_eq!(memory.free_blocks(), memory.capacity_blocks());
+        assert_eq!(memory.shortfall(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_memory_when_it_is_freed_in_the_order_of_asking() {
+        let memory = memory();
+        let mut held = take_all(&memory, Purpose::Data);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let tasks: Vec<_> = (0..3)
+            .map(|n| {
+                let (memory, order) = (memory.clone(), order.clone());
+                tokio::spawn(async move {
+                    let buffer = memory.allocate(0, Purpose::Data).await.unwrap();
+                    order.lock().push(n);
+                    buffer
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(order.lock().is_empty());
+        held.truncate(held.len() - 3);
+        for task in tasks {
+            drop(task.await.unwrap());
+        }
+        assert_eq!(*order.lock(), [0, 1, 2]);
+        drop(held);
+        assert_eq!(memory.free_blocks(), memory.capacity_blocks());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_memory_ends_with_a_named_error() {
+        let memory = memory();
+        let _held = take_all(&memory, Purpose::Data);
+        let start = tokio::time::Instant::now();
+        let error = memory.allocate(0, Purpose::Data).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("Data"), "{error}");
+        assert!(start.elapsed() >= MEMORY_WAIT && start.elapsed() < 2 * MEMORY_WAIT);
+        assert!(error.is_retryable());
+        assert_eq!(memory.inner.queues[0].waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reserved_request_does_not_stand_behind_data_requests() {
+        let memory = memory();
+        let mut held = take_all(&memory, Purpose::Data);
+        held.extend(take_all(&memory, Purpose::Reserved));
+        let stuck = {
+            let memory = memory.clone();
+            tokio::spawn(async move { memory.allocate(0, Purpose::Data).await })
+        };
+        let served = {
+            let memory = memory.clone();
+            tokio::spawn(async move { memory.allocate(0, Purpose::Reserved).await })
+        };
+        tokio::task::yield_now().await;
+        held.pop();
+        let got = served.await.unwrap();
+        assert!(got.is_ok() && !stuck.is_finished());
+        stuck.abort();
+    }
+
+    /// Gives one block back per call, as long as it has some.
+    struct Stock(Mutex<Vec<Buffer>>);
+
+    impl Reclaimer for Stock {
+        fn reclaim(&self, _blocks: usize) -> usize {
+            usize::from(self.0.lock().pop().is_some())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn direct_reclaim_comes_before_waiting_and_the_bell_rings() {
+        let memory = memory();
+        let stock = Arc::new(Stock(Mutex::new(take_all(&memory, Purpose::Data))));
+        let weak: Weak<Stock> = Arc::downgrade(&stock);
+        memory.set_reclaimer(weak);
+        let before = tokio::time::Instant::now();
+        let _one = memory.allocate(0, Purpose::Data).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        memory.bell().notified().await;
+        drop(stock);
+        let _two = memory.allocate(0, Purpose::Data).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_waiters_leave_the_line_working() {
+        let memory = memory();
+        let mut held = take_all(&memory, Purpose::Data);
+        for _ in 0..3 {
+            let wait = memory.allocate(0, Purpose::Data);
+            assert!(tokio::time::timeout(RETRY * 3, wait).await.is_err());
+        }
+        held.pop();
+        memory.allocate(0, Purpose::Data).await.unwrap();
+        assert_eq!(memory.inner.queues[0].waiting.load(Ordering::Relaxed), 0);
+    }
+}

@@ -6,3 +6,6 @@ pub mod memory;
 pub mod poison;
 pub mod range_lock;
 pub mod watermark;
+
+#[cfg(test)]
+pub mod dice;

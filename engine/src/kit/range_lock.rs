@@ -228,3 +228,152 @@ impl RangeLock {
         guard
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::Context;
+    use std::task::Poll;
+
+    use futures_util::task::noop_waker;
+
+    use super::*;
+    use crate::kit::dice::Dice;
+
+    type Pending = Pin<Box<dyn Future<Output = RangeGuard> + Send>>;
+
+    fn poll(wait: &mut Pending) -> Option<RangeGuard> {
+        match wait.as_mut().poll(&mut Context::from_waker(&noop_waker())) {
+            Poll::Ready(guard) => Some(guard),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Requests in the order of asking; the model grants one if nothing in front of it conflicts.
+    struct Asked {
+        range: Range<u64>,
+        exclusive: bool,
+        wait: Option<Pending>,
+        guard: Option<RangeGuard>,
+    }
+
+    fn settle(all: &mut [Asked]) {
+        for at in 0..all.len() {
+            let (front, rest) = all.split_at_mut(at);
+            let me = &mut rest[0];
+            let Some(wait) = &mut me.wait else { continue };
+            let conflict = |other: &&Asked| {
+                (other.exclusive || me.exclusive) && overlap(&other.range, &me.range)
+            };
+            let blocked = front.iter().any(|other| conflict(&other));
+            let got = poll(wait);
+            assert_eq!(got.is_some(), !blocked, "request {at} of {:?}", me.range);
+            if got.is_some() {
+                me.guard = got;
+                me.wait = None;
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_are_granted_in_order_and_never_to_two_in_conflict() {
+        let lock = RangeLock::new();
+        let mut dice = Dice::new(1);
+        let mut all: Vec<Asked> = Vec::new();
+        for _ in 0..4000 {
+            if dice.roll(2) == 0 && all.len() < 24 {
+                let range = if dice.roll(20) == 0 {
+                    5..5
+                } else {
+                    dice.range(40)
+                };
+                let exclusive = dice.roll(3) == 0;
+                let (lock, wanted) = (lock.clone(), range.clone());
+                let wait: Pending = match exclusive {
+                    true => Box::pin(async move { lock.exclusive(wanted).await }),
+                    false => Box::pin(async move { lock.shared(wanted).await }),
+                };
+                all.push(Asked {
+                    range,
+                    exclusive,
+                    wait: Some(wait),
+                    guard: None,
+                });
+            } else if !all.is_empty() {
+                // Releases a holder or cancels a waiter, whichever it is.
+                all.remove(dice.roll(all.len() as u64) as usize);
+            }
+            settle(&mut all);
+            let held = all.iter().filter(|one| one.guard.is_some()).count();
+            assert_eq!(lock.counts(), (held, all.len() - held));
+        }
+        all.clear();
+        assert_eq!(lock.counts(), (0, 0));
+    }
+
+    #[test]
+    fn a_granted_request_that_is_dropped_before_it_is_polled_lets_the_next_in() {
+        let lock = RangeLock::new();
+        let first = lock.try_exclusive(0..10).unwrap();
+        let mut ask = |range| -> Pending {
+            let lock = lock.clone();
+            Box::pin(async move { lock.exclusive(range).await })
+        };
+        let (mut second, mut third) = (ask(0..5), ask(3..8));
+        assert!(poll(&mut second).is_none() && poll(&mut third).is_none());
+        drop(first);
+        drop(second);
+        assert!(poll(&mut third).is_some());
+    }
+
+    #[test]
+    fn a_trial_does_not_overtake_a_waiter() {
+        let lock = RangeLock::new();
+        let reader = lock.try_shared(0..10).unwrap();
+        let asked = lock.clone();
+        let mut writer: Pending = Box::pin(async move { asked.exclusive(2..3).await });
+        assert!(poll(&mut writer).is_none());
+        assert!(lock.try_shared(0..10).is_none(), "would starve the writer");
+        assert!(lock.try_shared(3..10).is_some(), "not in its way");
+        drop(reader);
+        let held = poll(&mut writer).unwrap();
+        assert!(held.is_exclusive() && held.range() == (2..3));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn exclusive_holders_are_alone_on_many_threads() {
+        let lock = RangeLock::new();
+        let cells: Arc<Vec<Mutex<i64>>> = Arc::new((0..16).map(|_| Mutex::new(0)).collect());
+        let tasks: Vec<_> = (0..16)
+            .map(|seed| {
+                let (lock, cells) = (lock.clone(), cells.clone());
+                tokio::spawn(async move {
+                    let mut dice = Dice::new(seed);
+                    for _ in 0..200 {
+                        let range = dice.range(16);
+                        let exclusive = dice.roll(2) == 0;
+                        let (weight, guard) = match exclusive {
+                            true => (-1000, lock.exclusive(range.clone()).await),
+                            false => (1, lock.shared(range.clone()).await),
+                        };
+                        for cell in range.clone() {
+                            let mut users = cells[cell as usize].lock();
+                            assert!(if exclusive { *users == 0 } else { *users >= 0 });
+                            *users += weight;
+                        }
+                        tokio::task::yield_now().await;
+                        for cell in range {
+                            *cells[cell as usize].lock() -= weight;
+                        }
+                        drop(guard);
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(lock.counts(), (0, 0));
+    }
+}

@@ -1,0 +1,288 @@
+//! What a run found: a table for people, JSON for programs.
+//!
+//! Does not measure. A reading that is unknown is absent from the table and `null` in JSON.
+
+use std::path::Path;
+
+use anyhow::Context;
+use anyhow::Result;
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use serde::Serialize;
+
+use crate::data::Ledger;
+use crate::measure::Percentiles;
+use crate::measure::peak_memory_bytes;
+use crate::run::Sample;
+use crate::workload::show_bytes;
+
+/// How a target came back after it was closed or killed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Recovery {
+    pub transactions: u64,
+    pub bytes_replayed: u64,
+    pub blocks_written_home: u64,
+    pub elapsed_ms: f64,
+}
+
+/// Which run it was.
+#[derive(Debug, Clone, Serialize)]
+pub struct Title {
+    pub workload: String,
+    pub target: String,
+    pub backend: String,
+    pub seed: u64,
+    pub size_bytes: u64,
+    pub memory_bytes: u64,
+    pub clients: usize,
+    pub piece_bytes: usize,
+}
+
+/// The measured stretch in figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    pub seconds: f64,
+    pub ops: u64,
+    pub ops_per_second: f64,
+    pub bytes_per_second: f64,
+    pub latency: Percentiles,
+    pub sync_latency: Percentiles,
+    pub cpu_us_per_op: Option<f64>,
+    pub device_bytes_written_per_user_byte: Option<f64>,
+    pub device_flushes_per_op: Option<f64>,
+    pub cache_hit_share: Option<f64>,
+    pub load_average_before: f64,
+    pub load_average_after: f64,
+    pub steal_seconds: f64,
+}
+
+/// What the comparison of every byte gave.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    pub verified: bool,
+    pub blocks_compared: u64,
+    pub mismatches: u64,
+    pub first_mismatch: Option<String>,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    #[serde(flatten)]
+    pub title: Title,
+    pub figures: Option<Figures>,
+    /// Named durations, in seconds.
+    pub phases: Vec<(String, f64)>,
+    pub recovery: Option<Recovery>,
+    pub peak_memory_bytes: Option<u64>,
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+impl Verdict {
+    /// What the ledger has gathered.
+    pub fn of(ledger: &Ledger) -> Self {
+        Self {
+            verified: ledger.mismatches() == 0 && ledger.checked() > 0,
+            blocks_compared: ledger.checked(),
+            mismatches: ledger.mismatches(),
+            first_mismatch: ledger.first_mismatch(),
+        }
+    }
+}
+
+impl Figures {
+    /// Ratios and rates of one stretch; `writes` says whether its bytes were written.
+    pub fn of(sample: &Sample, writes: bool) -> Self {
+        let seconds = sample.elapsed.as_secs_f64();
+        let ops = sample.ops.max(1) as f64;
+        let grown = |before: Option<u64>, after: Option<u64>| {
+            let (before, after) = before.zip(after)?;
+            Some(after.saturating_sub(before) as f64)
+        };
+        let (before, after) = (&sample.before, &sample.after);
+        let written = grown(before.device_bytes_written, after.device_bytes_written);
+        let flushes = grown(before.device_flushes, after.device_flushes);
+        let hits = grown(before.cache_hits, after.cache_hits);
+        let misses = grown(before.cache_misses, after.cache_misses);
+        let share = hits.zip(misses).filter(|(h, m)| h + m > 0.0);
+        Self {
+            seconds,
+            ops: sample.ops,
+            ops_per_second: sample.rate(),
+            bytes_per_second: sample.bytes as f64 / seconds.max(1e-9),
+            latency: sample.latencies.percentiles(),
+            sync_latency: sample.sync_latencies.percentiles(),
+            cpu_us_per_op: sample.cpu_seconds.map(|cpu| cpu * 1e6 / ops),
+            device_bytes_written_per_user_byte: written
+                .filter(|_| writes)
+                .map(|bytes| bytes / sample.bytes.max(1) as f64),
+            device_flushes_per_op: flushes.filter(|_| writes).map(|count| count / ops),
+            cache_hit_share: share.filter(|_| !writes).map(|(h, m)| h / (h + m)),
+            load_average_before: sample.load_before.average,
+            load_average_after: sample.load_after.average,
+            steal_seconds: sample.load_after.steal_seconds - sample.load_before.steal_seconds,
+        }
+    }
+
+    fn rows(&self, rows: &mut Vec<(String, String)>) {
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        row(
+            "measured",
+            format!("{} ops in {:.2} s", self.ops, self.seconds),
+        );
+        row("ops per second", format!("{:.0}", self.ops_per_second));
+        row(
+            "throughput",
+            format!("{}/s", show_bytes(self.bytes_per_second as u64)),
+        );
+        row("latency", show_latency(&self.latency));
+        if self.sync_latency.count > 0 {
+            row("sync latency", show_latency(&self.sync_latency));
+        }
+        if let Some(cpu) = self.cpu_us_per_op {
+            row("CPU per op", format!("{cpu:.2} us"));
+        }
+        if let Some(ratio) = self.device_bytes_written_per_user_byte {
+            row("device bytes per user byte", format!("{ratio:.3}"));
+        }
+        if let Some(flushes) = self.device_flushes_per_op {
+            row("device flushes per op", format!("{flushes:.4}"));
+        }
+        if let Some(share) = self.cache_hit_share {
+            row("cache hits", format!("{:.1} %", share * 100.0));
+        }
+        let (before, after) = (self.load_average_before, self.load_average_after);
+        let steal = self.steal_seconds;
+        row(
+            "load average",
+            format!("{before:.2} to {after:.2}, {steal:.2} s stolen"),
+        );
+    }
+}
+
+fn show_latency(p: &Percentiles) -> String {
+    format!(
+        "p50 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1} us",
+        p.p50_us, p.p99_us, p.p999_us, p.max_us
+    )
+}
+
+impl Report {
+    /// Gathers a report; reads the peak memory at this moment.
+    pub fn new(title: Title, figures: Option<Figures>, ledger: &Ledger) -> Self {
+        Self {
+            title,
+            figures,
+            phases: Vec::new(),
+            recovery: None,
+            peak_memory_bytes: peak_memory_bytes(),
+            verdict: Verdict::of(ledger),
+        }
+    }
+
+    /// Adds a named duration.
+    pub fn phase(&mut self, name: &str, time: std::time::Duration) {
+        self.phases.push((name.to_owned(), time.as_secs_f64()));
+    }
+
+    /// The table for people.
+    pub fn table(&self) -> Table {
+        let title = &self.title;
+        let mut rows = vec![
+            ("workload".to_owned(), title.workload.clone()),
+            ("target".to_owned(), title.target.clone()),
+            ("backend".to_owned(), title.backend.clone()),
+            ("data".to_owned(), show_bytes(title.size_bytes)),
+            ("memory allowed".to_owned(), show_bytes(title.memory_bytes)),
+            (
+                "clients".to_owned(),
+                format!(
+                    "{} of {}",
+                    title.clients,
+                    show_bytes(title.piece_bytes as u64)
+                ),
+            ),
+            ("seed".to_owned(), title.seed.to_string()),
+        ];
+        if let Some(figures) = &self.figures {
+            figures.rows(&mut rows);
+        }
+        for (name, seconds) in &self.phases {
+            rows.push((name.clone(), format!("{seconds:.3} s")));
+        }
+        if let Some(r) = &self.recovery {
+            let text = format!(
+                "{} transactions, {}, {} blocks home, {:.1} ms",
+                r.transactions,
+                show_bytes(r.bytes_replayed),
+                r.blocks_written_home,
+                r.elapsed_ms
+            );
+            rows.push(("recovery".to_owned(), text));
+        }
+        if let Some(peak) = self.peak_memory_bytes {
+            rows.push(("peak memory".to_owned(), show_bytes(peak)));
+        }
+        rows.push(("verified".to_owned(), self.verdict.sentence()));
+        let mut table = Table::new();
+        table.load_preset(UTF8_FULL_CONDENSED);
+        rows.into_iter().for_each(|(name, value)| {
+            table.add_row([name, value]);
+        });
+        table
+    }
+}
+
+impl Verdict {
+    fn sentence(&self) -> String {
+        match &self.first_mismatch {
+            None if self.verified => format!("yes, {} blocks compared", self.blocks_compared),
+            None => "NO: nothing was compared".to_owned(),
+            Some(first) => format!("NO: {} mismatches; {first}", self.mismatches),
+        }
+    }
+}
+
+/// Writes anything that serialises to a file, as JSON for programs.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    let written = std::fs::write(path, text + "\n");
+    written.with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn title() -> Title {
+        Title {
+            workload: "w".into(),
+            target: "t".into(),
+            backend: "b".into(),
+            seed: 1,
+            size_bytes: 4096,
+            memory_bytes: 4096,
+            clients: 1,
+            piece_bytes: 4096,
+        }
+    }
+
+    #[test]
+    fn a_mismatch_is_in_the_table_and_in_json() {
+        let ledger = Ledger::written_once(1);
+        ledger.check(0, &[0; foliant_device::BLOCK_SIZE]);
+        let report = Report::new(title(), None, &ledger);
+        assert!(!report.verdict.verified);
+        assert!(report.table().to_string().contains("NO: 1 mismatches"));
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["verified"], false);
+        assert_eq!(json["workload"], "w");
+    }
+
+    #[test]
+    fn a_run_that_compared_nothing_is_not_verified() {
+        let report = Report::new(title(), None, &Ledger::written_once(1));
+        assert!(!report.verdict.verified);
+    }
+}

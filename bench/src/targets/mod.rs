@@ -1,0 +1,4 @@
+//! The things under measurement.
+
+pub mod foliant;
+pub mod raw;

@@ -1,0 +1,194 @@
+//! What belongs to one open object on the data side, held together.
+//!
+//! Guarantees nothing alone: the verbs in `read`, `write`, `zero`, `eof`, `hold` and `writeback`
+//! are methods of [`Mapped`]. Built by `object`, one per open object; all of its methods take
+//! `&self` and may run at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::folio::cache::MappingCache;
+use crate::folio::dirty::DirtyLimits;
+use crate::iomap::ahead::ReadAhead;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::Transport;
+use crate::iomap::iter::Lease;
+use crate::iomap::pause::Canary;
+use crate::iomap::pause::Pauses;
+use crate::kit::memory::Memory;
+use crate::kit::range_lock::RangeLock;
+use crate::limits::STALE_RETRIES_MAX;
+
+/// The largest folio that reads and writes make, as a power of two of blocks (64 KiB): a writer
+/// that meets a folio under writeback copies all of it.
+pub const FOLIO_ORDER_MAX: u8 = 4;
+
+/// The parts of a [`Mapped`].
+pub struct Parts<P, T> {
+    /// Who knows where bytes lie.
+    pub provider: Arc<P>,
+    /// The object's folios.
+    pub cache: MappingCache,
+    /// The object's range lock, in blocks.
+    pub ranges: RangeLock,
+    /// Who moves blocks.
+    pub transport: T,
+    /// Where folios come from.
+    pub memory: Memory,
+    /// The global bound on dirty blocks.
+    pub dirty: DirtyLimits,
+}
+
+/// One object's mapping, cache and device, with the verbs that move bytes between them.
+pub struct Mapped<P, T> {
+    pub(super) provider: Arc<P>,
+    pub(super) cache: MappingCache,
+    pub(super) ranges: RangeLock,
+    pub(super) transport: T,
+    pub(super) memory: Memory,
+    pub(super) dirty: DirtyLimits,
+    /// A look-up of constant size per miss; never held across an await, so a plain mutex.
+    pub(super) ahead: Mutex<ReadAhead>,
+    /// One batch of an object is on its way at a time, so that "dirty outside this batch" has a
+    /// meaning while its durable size is decided. Held across device writes, so an async mutex.
+    pub(super) writeback: tokio::sync::Mutex<()>,
+    pub(super) counts: Counts,
+    pub(super) pauses: Pauses,
+}
+
+/// What happened so far; monotonic.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub(super) stale_retries: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) blocks_read: AtomicU64,
+    pub(super) blocks_read_ahead: AtomicU64,
+    pub(super) blocks_written: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Mappings that went stale and were made again.
+    pub fn stale_retries(&self) -> u64 {
+        self.stale_retries.load(Ordering::Relaxed)
+    }
+
+    /// Reads that did not find all of their bytes in the cache.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
+
+    /// Blocks read from the device.
+    pub fn blocks_read(&self) -> u64 {
+        self.blocks_read.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that nobody had asked for yet.
+    pub fn blocks_read_ahead(&self) -> u64 {
+        self.blocks_read_ahead.load(Ordering::Relaxed)
+    }
+
+    /// Blocks written back.
+    pub fn blocks_written(&self) -> u64 {
+        self.blocks_written.load(Ordering::Relaxed)
+    }
+}
+
+impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    /// Puts the parts together.
+    pub fn new(parts: Parts<P, T>) -> Self {
+        Self {
+            provider: parts.provider,
+            cache: parts.cache,
+            ranges: parts.ranges,
+            transport: parts.transport,
+            memory: parts.memory,
+            dirty: parts.dirty,
+            ahead: Mutex::default(),
+            writeback: tokio::sync::Mutex::new(()),
+            counts: Counts::default(),
+            pauses: Pauses::default(),
+        }
+    }
+
+    /// Who knows where the object's bytes lie.
+    pub fn provider(&self) -> &Arc<P> {
+        &self.provider
+    }
+
+    /// The object's folios.
+    pub fn cache(&self) -> &MappingCache {
+        &self.cache
+    }
+
+    /// The object's range lock; ranges are in blocks. Who changes the size locks up to `u64::MAX`.
+    pub fn ranges(&self) -> &RangeLock {
+        &self.ranges
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The test points of this bundle.
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
+    /// Whether all answers still hold; to be asked with the folios locked. Counts a "no".
+    pub(super) fn all_current(&self, leases: &[Lease<P>]) -> bool {
+        let current = leases.iter().all(Lease::is_current);
+        if !current {
+            Counts::add(&self.counts.stale_retries, 1);
+        }
+        current || self.pauses.is_broken(Canary::IgnoreStaleness)
+    }
+}
+
+/// Counts attempts against stale mappings.
+#[derive(Debug, Default)]
+pub(super) struct Attempts(u32);
+
+impl Attempts {
+    /// One more mapping was stale.
+    ///
+    /// Errors: `TimedOut` when that happened too often.
+    pub fn again(&mut self, what: &str) -> Result<(), Error> {
+        self.0 += 1;
+        if self.0 <= STALE_RETRIES_MAX {
+            return Ok(());
+        }
+        let why = format!("{what}: the mapping changed {} times under way", self.0);
+        Err(Error::new(ErrorKind::TimedOut, why))
+    }
+}
+
+/// The order of a folio that starts at `block` and has at most `room` blocks.
+pub(super) fn order_for(block: u64, room: u64) -> u8 {
+    let aligned = block.trailing_zeros();
+    let fits = room.max(1).ilog2();
+    aligned.min(fits).min(u32::from(FOLIO_ORDER_MAX)) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folios_are_aligned_and_fit() {
+        assert_eq!(order_for(0, 1), 0);
+        assert_eq!(order_for(0, 1000), FOLIO_ORDER_MAX);
+        assert_eq!(order_for(4, 1000), 2);
+        assert_eq!(order_for(4, 3), 1);
+        assert_eq!(order_for(7, 8), 0);
+    }
+}

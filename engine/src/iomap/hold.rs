@@ -1,0 +1,88 @@
+//! Folios of chosen blocks, locked, up to date and at rest: what a transaction needs.
+//!
+//! Guarantees that the locks are taken in ascending order, that every chosen block is up to date
+//! and that no writeback of these folios is in flight. Does not dirty anything. Called by
+//! `object`'s journaled writes, which hold the range lock over the blocks.
+
+use crate::error::Result;
+use crate::folio::folio::FolioLock;
+use crate::iomap::bundle::Attempts;
+use crate::iomap::bundle::Mapped;
+use crate::iomap::contract::MapIntent;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::Transport;
+use crate::iomap::fetch::Fetched;
+use crate::iomap::iter::Cursor;
+use crate::iomap::iter::Lease;
+use crate::iomap::iter::lease_of;
+use crate::iomap::pause::Point;
+use crate::units::FileBlocks;
+
+impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    /// Locks the folios that hold `blocks` (ascending, no duplicates), makes the blocks up to date
+    /// and waits until their writeback has ended. One guard per folio, ascending; a folio may
+    /// hold several of the blocks.
+    ///
+    /// The caller holds the range lock over the blocks and no folio lock. Errors: those of a
+    /// read. Dropping the future releases everything.
+    pub async fn lock_uptodate(&self, blocks: &[u64]) -> Result<Vec<FolioLock>> {
+        let sorted = blocks.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(sorted, "blocks are not ascending: {blocks:?}");
+        let mut attempts = Attempts::default();
+        loop {
+            if let Some(folios) = self.try_lock_uptodate(blocks).await? {
+                return Ok(folios);
+            }
+            attempts.again("transaction")?;
+        }
+    }
+
+    async fn try_lock_uptodate(&self, blocks: &[u64]) -> Result<Option<Vec<FolioLock>>> {
+        let mut leases = self.map_each(blocks).await?;
+        self.pauses.at(Point::AfterMap).await;
+        let mut folios: Vec<FolioLock> = Vec::new();
+        for &block in blocks {
+            if folios.last().is_none_or(|last| last.span().end <= block) {
+                self.pauses.at(Point::BeforeFolioLock).await;
+                let (folio, _) = self.cache.find_or_create(block, 0, &self.memory).await?;
+                folios.push(folio);
+            }
+        }
+        self.pauses.at(Point::AfterFolioLock).await;
+        for &block in blocks {
+            let at = folios.partition_point(|folio| folio.span().end <= block);
+            if folios[at].is_uptodate(block) {
+                continue;
+            }
+            let lease = lease_of(&mut leases, block);
+            if !self.all_current(std::slice::from_ref(lease)) {
+                return Ok(None);
+            }
+            let own = std::slice::from_mut(&mut folios[at]);
+            let wanted = FileBlocks::new(block, block + 1);
+            if self.fetch(own, lease, wanted, block + 1).await? == Fetched::Stale {
+                return Ok(None);
+            }
+        }
+        // The batch that carries them needs no folio lock to end, and takes no further one while
+        // it holds images of ours.
+        for folio in &mut folios {
+            folio.wait_writeback().await;
+        }
+        Ok(Some(folios))
+    }
+
+    /// One mapping per run of neighbouring blocks.
+    async fn map_each(&self, blocks: &[u64]) -> Result<Vec<Lease<P>>> {
+        let mut leases = Vec::new();
+        let mut rest = blocks;
+        while let Some(&first) = rest.first() {
+            let next_to = |(index, &block): (usize, &u64)| block == first + index as u64;
+            let count = rest.iter().enumerate().take_while(|&pair| next_to(pair)).count();
+            let run = FileBlocks::new(first, first + count as u64);
+            leases.extend(Cursor::new(&self.provider, run, MapIntent::Read).collect().await?);
+            rest = &rest[count..];
+        }
+        Ok(leases)
+    }
+}

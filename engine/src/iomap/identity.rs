@@ -1,0 +1,112 @@
+//! The simplest provider: a range of the device as one object, offset = address.
+//!
+//! Guarantees the treaty trivially: mappings never change, so none is ever stale, and every block
+//! has its place, so promises cost nothing. With it the data wing is a write-back cache over any
+//! device: the proof that the seam does not leak.
+//!
+//! Does not flush and keeps no size on the device: who needs stability flushes the device after
+//! writeback. Called by tests and by who wants a cache over a bare device.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::iomap::contract::Cookie;
+use crate::iomap::contract::MapIntent;
+use crate::iomap::contract::MapKind;
+use crate::iomap::contract::Mapping;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::PlacedRun;
+use crate::iomap::contract::Placement;
+use crate::units::DeviceSpan;
+use crate::units::FileBlocks;
+use crate::units::ObjectId;
+
+/// Maps an object onto a span of the device.
+#[derive(Debug)]
+pub struct IdentityProvider {
+    span: DeviceSpan,
+    size: AtomicU64,
+    durable_size: AtomicU64,
+}
+
+impl IdentityProvider {
+    /// The blocks of `span` as an object of `size` bytes.
+    pub fn new(span: DeviceSpan, size: u64) -> Self {
+        Self {
+            span,
+            size: AtomicU64::new(size),
+            durable_size: AtomicU64::new(size),
+        }
+    }
+
+    /// Sets a smaller size; called where `Mapped::truncate_cache` says.
+    pub fn shrink(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+        self.durable_size.fetch_min(size, Ordering::AcqRel);
+    }
+}
+
+impl MappingProvider for IdentityProvider {
+    type Batch = ();
+
+    fn object(&self) -> ObjectId {
+        ObjectId(0)
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn durable_size(&self) -> u64 {
+        self.durable_size.load(Ordering::Acquire)
+    }
+
+    fn publish_size(&self, end: u64) {
+        self.size.fetch_max(end, Ordering::AcqRel);
+    }
+
+    async fn map_begin(&self, blocks: FileBlocks, intent: MapIntent) -> Result<Mapping> {
+        if blocks.end > self.span.blocks {
+            let why = format!("the device span ends at block {}", self.span.blocks);
+            return Err(Error::new(ErrorKind::NoSpace, why));
+        }
+        let kind = MapKind::Mapped {
+            at: self.span.start.plus(blocks.start),
+            checksums: None,
+        };
+        Ok(Mapping {
+            blocks,
+            kind,
+            cookie: Cookie::default(),
+            promised: if intent == MapIntent::Write {
+                blocks.len()
+            } else {
+                0
+            },
+        })
+    }
+
+    fn map_end(&self, _: &Mapping, _: u64) {}
+
+    fn mapping_is_current(&self, _: &Mapping) -> bool {
+        true
+    }
+
+    fn forget_dirty(&self, _: u64) {}
+
+    async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<((), Vec<Placement>)> {
+        let place = |&blocks: &FileBlocks| Placement {
+            blocks,
+            at: self.span.start.plus(blocks.start),
+        };
+        Ok(((), runs.iter().map(place).collect()))
+    }
+
+    async fn writeback_done(&self, (): (), _: Vec<PlacedRun>, settled_size: u64) -> Result<()> {
+        self.durable_size.fetch_max(settled_size, Ordering::AcqRel);
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! The read path: a hit copies, a miss fetches.
+//!
+//! Guarantees: a read whose bytes are all in the cache completes on first poll, without a lock
+//! that waits, without allocating and without asking the provider. A miss takes the range lock
+//! shared, so it never meets a half-made change of the mapping; a read never returns bytes that
+//! lie behind the size at its end.
+//!
+//! Does not write, dirty or allocate space. Called by `object`.
+
+use crate::error::Result;
+use crate::folio::folio::FolioLock;
+use crate::iomap::bundle::Attempts;
+use crate::iomap::bundle::Counts;
+use crate::iomap::bundle::Mapped;
+use crate::iomap::bundle::order_for;
+use crate::iomap::contract::MapIntent;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::Transport;
+use crate::iomap::contract::checked_range;
+use crate::iomap::fetch::Fetched;
+use crate::iomap::iter::Cursor;
+use crate::iomap::pause::Point;
+use crate::limits::READ_AHEAD_BLOCKS_MAX;
+use crate::units::BLOCK;
+use crate::units::FileBlocks;
+
+/// A miss: what is missing, how far somebody waits for it, how far it is read.
+#[derive(Debug, Clone, Copy)]
+struct Miss {
+    first: u64,
+    /// The block behind the last one that the reader asked for.
+    demand: u64,
+    /// The block behind the last one of the read-ahead window.
+    window: u64,
+}
+
+impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    /// Fills `dst` from `offset` on; gives back how many bytes were read, less than `dst` has only
+    /// at the end of the object.
+    ///
+    /// Errors: `InvalidInput`, `Device`, `Corrupt` (naming the device block), `OutOfMemory`,
+    /// `TimedOut`; the content of `dst` is unspecified then. Dropping the future has no effect.
+    pub async fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<usize> {
+        let range = checked_range(offset, dst.len())?;
+        let end = range.end.min(self.provider.size()).max(offset);
+        let len = (end - offset) as usize;
+        let mut done = 0;
+        while done < len {
+            let at = offset + done as u64;
+            let rest = &mut dst[done..len];
+            done += match self.hit(at, rest) {
+                0 => self.miss(at, rest).await?,
+                copied => copied,
+            };
+        }
+        // A truncate may have passed by: what it cut off was never ours to see.
+        let end = end.min(self.provider.size()).max(offset);
+        Ok((end - offset) as usize)
+    }
+
+    /// Copies what one folio holds from `at` on; 0 if its first block is not up to date.
+    fn hit(&self, at: u64, dst: &mut [u8]) -> usize {
+        let Some(folio) = self.cache.find(at / BLOCK) else {
+            return 0;
+        };
+        let span = folio.span().bytes();
+        let within = (at - span.start) as usize;
+        let all = dst.len().min((span.end - at) as usize);
+        if folio.read_at(within, &mut dst[..all]) {
+            return all;
+        }
+        let one = all.min((BLOCK - at % BLOCK) as usize);
+        if one < all && folio.read_at(within, &mut dst[..one]) {
+            return one;
+        }
+        0
+    }
+
+    /// Fetches the block of `at` and what follows; gives back how many bytes it copied.
+    async fn miss(&self, at: u64, dst: &mut [u8]) -> Result<usize> {
+        Counts::add(&self.counts.misses, 1);
+        let asked = FileBlocks::covering(&(at..at + dst.len() as u64));
+        let demand = asked.end.min(asked.start + READ_AHEAD_BLOCKS_MAX);
+        let planned = self.ahead.lock().miss(asked.start, demand - asked.start);
+        let end = self.provider.size().div_ceil(BLOCK).max(demand);
+        let mut miss = Miss {
+            first: asked.start,
+            demand,
+            window: end.min(asked.start + planned),
+        };
+        let mut attempts = Attempts::default();
+        loop {
+            match self.try_miss(miss, at, dst).await {
+                Ok(Some((copied, reached))) => {
+                    let done = reached - miss.first;
+                    self.ahead.lock().fetched(miss.first, planned, done);
+                    return Ok(copied);
+                }
+                Ok(None) => attempts.again("read")?,
+                // Perhaps only what nobody asked for is unreadable.
+                Err(_) if miss.window > miss.demand => miss.window = miss.demand,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One attempt: bytes copied and the block up to which the cache was filled; `None` if the
+    /// mapping became stale.
+    async fn try_miss(&self, miss: Miss, at: u64, dst: &mut [u8]) -> Result<Option<(usize, u64)>> {
+        let asked = FileBlocks::new(miss.first, miss.window);
+        let _held = self.ranges.shared(asked.start..asked.end).await;
+        let mut cursor = Cursor::new(&self.provider, asked, MapIntent::Read);
+        let lease = cursor.next().await?.expect("a miss misses something");
+        self.pauses.at(Point::AfterMap).await;
+        let mut blocks = lease.blocks();
+        if lease.stored(blocks.start).is_none() {
+            // Zeroes cost nothing to make later.
+            blocks.end = blocks.end.min(miss.demand);
+        }
+        let mut folios = self.lock_missing(blocks, miss.demand).await?;
+        self.pauses.at(Point::AfterFolioLock).await;
+        if !self.all_current(std::slice::from_ref(&lease)) {
+            return Ok(None);
+        }
+        let end = folios.last().map_or(blocks.start, |f| f.span().end);
+        let wanted = FileBlocks::new(blocks.start, blocks.end.min(end));
+        let fetched = self.fetch(&mut folios, &lease, wanted, miss.demand).await?;
+        let Fetched::UpTo(reached) = fetched else {
+            return Ok(None);
+        };
+        let ahead = reached.saturating_sub(miss.demand);
+        Counts::add(&self.counts.blocks_read_ahead, ahead);
+        Ok(Some((copy_out(&folios, at, dst, reached), reached)))
+    }
+
+    /// Locks the folios of `blocks`, ascending. Behind the first one it neither waits for memory
+    /// nor goes over what is cached already.
+    async fn lock_missing(&self, blocks: FileBlocks, demand: u64) -> Result<Vec<FolioLock>> {
+        let mut folios: Vec<FolioLock> = Vec::new();
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let cached = self.cache.find(at).is_some();
+            let scarce = !cached && self.memory.low();
+            if !folios.is_empty() && (scarce || (cached && at >= demand)) {
+                break;
+            }
+            self.pauses.at(Point::BeforeFolioLock).await;
+            let order = order_for(at, blocks.end - at);
+            let (folio, _) = self.cache.find_or_create(at, order, &self.memory).await?;
+            at = folio.span().end;
+            let cut = folio.is_uptodate(folio.span().start.max(blocks.start));
+            folios.push(folio);
+            if cut {
+                break;
+            }
+        }
+        Ok(folios)
+    }
+}
+
+/// Copies from locked folios what is up to date, from `at` to the end of block `reached`.
+fn copy_out(folios: &[FolioLock], at: u64, dst: &mut [u8], reached: u64) -> usize {
+    let end = (reached * BLOCK).min(at + dst.len() as u64);
+    let mut done = 0;
+    for folio in folios {
+        let span = folio.span().bytes();
+        let from = at + done as u64;
+        let to = end.min(span.end);
+        if from >= to {
+            break;
+        }
+        assert!(span.start <= from, "locked folios have a gap");
+        let part = &mut dst[done..done + (to - from) as usize];
+        let hit = folio.read_at((from - span.start) as usize, part);
+        assert!(hit, "blocks up to {reached} were just made up to date");
+        done += part.len();
+    }
+    done
+}

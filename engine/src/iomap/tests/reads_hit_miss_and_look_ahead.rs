@@ -1,0 +1,190 @@
+//! Hits ask nobody, misses verify, read-ahead serves streams and nobody else.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+use crate::error::ErrorKind;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::mock::MockProvider;
+use crate::iomap::pause::Canary;
+use crate::iomap::pause::Point;
+use crate::iomap::testkit::Random;
+use crate::iomap::testkit::Room;
+use crate::iomap::testkit::block_on;
+use crate::iomap::testkit::mock_room;
+use crate::units::BLOCK;
+
+const BLOCKS: u64 = 1000;
+
+/// An object of [`BLOCKS`] blocks on the device, nothing cached.
+async fn stored() -> Room<MockProvider> {
+    let room = mock_room();
+    for block in 0..BLOCKS {
+        let bytes = vec![block as u8; BLOCK as usize];
+        room.mapped.write_at(block * BLOCK, &bytes).await.unwrap();
+    }
+    room.settle().await;
+    room.evict();
+    room
+}
+
+#[test]
+fn a_hit_completes_on_first_poll_and_asks_nobody() {
+    block_on(async {
+        let room = stored().await;
+        let mut bytes = vec![0; 10_000];
+        room.mapped.read_at(500, &mut bytes).await.unwrap();
+        room.yield_everywhere();
+        let asked = room.provider.counts();
+        // Even with every range locked: a hit takes no range lock.
+        let _held = room.lock_from(0).await;
+        let mut future = pin!(room.mapped.read_at(500, &mut bytes));
+        let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Ok(10_000))));
+        assert_eq!(room.provider.counts(), asked);
+    });
+}
+
+#[test]
+fn a_stream_needs_few_device_reads_and_they_grow() {
+    block_on(async {
+        let room = stored().await;
+        let mut bytes = vec![0; BLOCK as usize];
+        for block in 0..BLOCKS {
+            room.mapped.read_at(block * BLOCK, &mut bytes).await.unwrap();
+            assert!(bytes.iter().all(|&b| b == block as u8));
+        }
+        let reads = room.transport.with(|t| t.reads.clone());
+        let longest = reads.iter().map(|&(_, count)| count).max();
+        assert!(reads.len() < 20, "{} reads", reads.len());
+        assert_eq!(longest, Some(256));
+        let total: u64 = reads.iter().map(|&(_, count)| count).sum();
+        assert_eq!(total, BLOCKS, "every block is read once");
+        assert!(room.mapped.counts().blocks_read_ahead() > BLOCKS / 2);
+    });
+}
+
+#[test]
+fn random_reads_fetch_what_they_asked_for() {
+    block_on(async {
+        let room = stored().await;
+        let mut random = Random::new(5);
+        let mut bytes = vec![0; 100];
+        for _ in 0..300 {
+            let block = 3 * random.below(BLOCKS / 3);
+            room.mapped.read_at(block * BLOCK + 7, &mut bytes).await.unwrap();
+        }
+        assert_eq!(room.mapped.counts().blocks_read_ahead(), 0);
+        let reads = room.transport.with(|t| t.reads.clone());
+        assert!(reads.iter().all(|&(_, count)| count == 1));
+    });
+}
+
+#[test]
+fn a_damaged_block_is_named_and_its_neighbours_are_served() {
+    block_on(async {
+        let room = stored().await;
+        let at = room.provider.stored(5).unwrap().at;
+        room.transport.scribble(at, 0xbd);
+        let mut bytes = vec![0; BLOCK as usize];
+        for block in [3, 4] {
+            room.mapped.read_at(block * BLOCK, &mut bytes).await.unwrap();
+            assert!(bytes.iter().all(|&b| b == block as u8));
+        }
+        let error = room.mapped.read_at(5 * BLOCK, &mut bytes).await.unwrap_err();
+        assert!(error.is_corruption());
+        assert!(error.to_string().contains(&format!("block {at}")), "{error}");
+        room.mapped.read_at(6 * BLOCK, &mut bytes).await.unwrap();
+        assert!(bytes.iter().all(|&b| b == 6));
+        // A whole overwrite needs no sound old content; a partial one does.
+        assert!(room.mapped.write_at(5 * BLOCK + 1, &[1]).await.is_err());
+        room.mapped.write_at(5 * BLOCK, &[8; BLOCK as usize]).await.unwrap();
+        room.expect_balance();
+    });
+}
+
+#[test]
+fn an_unverified_read_returns_the_damage() {
+    block_on(async {
+        let room = stored().await;
+        room.mapped.pauses().break_on_purpose(Canary::TrustDevice);
+        let at = room.provider.stored(5).unwrap().at;
+        room.transport.scribble(at, 0xbd);
+        let mut bytes = vec![0; BLOCK as usize];
+        let read = room.mapped.read_at(5 * BLOCK, &mut bytes).await;
+        assert!(read.is_ok() && bytes[0] == 0xbd, "the canary survived");
+    });
+}
+
+#[test]
+fn an_unreadable_block_ahead_does_not_fail_who_did_not_ask_for_it() {
+    block_on(async {
+        let room = stored().await;
+        let at = room.provider.stored(6).unwrap().at;
+        room.transport.with(|t| t.bad_reads.insert(at));
+        let mut bytes = vec![0; BLOCK as usize];
+        for block in 0..6 {
+            room.mapped.read_at(block * BLOCK, &mut bytes).await.unwrap();
+            assert!(bytes.iter().all(|&b| b == block as u8));
+        }
+        let error = room.mapped.read_at(6 * BLOCK, &mut bytes).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Device);
+        room.expect_balance();
+    });
+}
+
+#[test]
+fn many_readers_of_one_block_read_it_once() {
+    block_on(async {
+        let room = stored().await;
+        room.yield_everywhere();
+        let reads = (0..10).map(|_| async {
+            let mut bytes = vec![0; BLOCK as usize];
+            room.mapped.read_at(9 * BLOCK, &mut bytes).await.unwrap();
+            assert!(bytes.iter().all(|&b| b == 9));
+        });
+        futures_util::future::join_all(reads).await;
+        assert_eq!(room.transport.with(|t| t.reads.len()), 1);
+    });
+}
+
+#[test]
+fn reads_end_at_the_size_and_refuse_absurd_ranges() {
+    block_on(async {
+        let room = mock_room();
+        room.mapped.write_at(0, &[3; 5000]).await.unwrap();
+        let mut bytes = vec![0; 8192];
+        assert_eq!(room.mapped.read_at(0, &mut bytes).await.unwrap(), 5000);
+        assert_eq!(room.mapped.read_at(4999, &mut bytes).await.unwrap(), 1);
+        assert_eq!(room.mapped.read_at(5000, &mut bytes).await.unwrap(), 0);
+        assert_eq!(room.mapped.read_at(1 << 50, &mut bytes).await.unwrap(), 0);
+        assert_eq!(room.mapped.read_at(10, &mut []).await.unwrap(), 0);
+        for offset in [u64::MAX, i64::MAX as u64 - 10] {
+            let error = room.mapped.read_at(offset, &mut bytes).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            let error = room.mapped.write_at(offset, &bytes).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+        assert_eq!(room.provider.size(), 5000);
+    });
+}
+
+#[test]
+fn a_read_that_overlaps_a_truncate_ends_at_the_new_size() {
+    block_on(async {
+        let room = stored().await;
+        let hold = room.mapped.pauses().hold(Point::AfterFolioLock);
+        let mapped = std::sync::Arc::clone(&room.mapped);
+        let reader = tokio::spawn(async move {
+            let mut bytes = vec![0; 3 * BLOCK as usize];
+            mapped.read_at(2 * BLOCK, &mut bytes).await
+        });
+        hold.reached().await;
+        room.provider.set_size(2 * BLOCK + 5);
+        drop(hold);
+        assert_eq!(reader.await.unwrap().unwrap(), 5);
+    });
+}

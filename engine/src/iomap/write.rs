@@ -1,0 +1,336 @@
+//! The write path: bytes from the caller into dirty folios.
+//!
+//! Guarantees: a piece of at most `WRITE_PIECE_BLOCKS` is applied whole or not at all, whatever
+//! happens to the future: all awaits come first, then one synchronous apply with every folio of
+//! the piece locked. Each newly dirty block has its promise, all others go back. No byte changes
+//! under a stale mapping. Memory that writeback or a reader shares is replaced, never changed.
+//! The size is published with the folio of the new last byte locked.
+//!
+//! Does not write to the device and does not zero behind the old end (`eof` does). Called by
+//! `object`, and by `zero` and `eof` for their zeroes.
+
+use std::ops::Range;
+
+use foliant_device::Buffer;
+
+use crate::error::Error;
+use crate::error::ErrorKind;
+use crate::error::Result;
+use crate::folio::folio::FolioLock;
+use crate::iomap::bundle::Attempts;
+use crate::iomap::bundle::Mapped;
+use crate::iomap::bundle::order_for;
+use crate::iomap::contract::MapIntent;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::Transport;
+use crate::iomap::contract::checked_range;
+use crate::iomap::guard::FolioGuard;
+use crate::iomap::guard::FolioHook;
+use crate::iomap::iter::Cursor;
+use crate::iomap::iter::Lease;
+use crate::iomap::iter::lease_of;
+use crate::iomap::pause::Point;
+use crate::kit::memory::Purpose;
+use crate::kit::range_lock::RangeGuard;
+use crate::limits::WRITE_PIECE_BLOCKS;
+use crate::units::BLOCK;
+use crate::units::FileBlocks;
+
+/// What a piece writes.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// Zeroes.
+    Zeroes,
+}
+
+impl Source<'_> {
+    /// The part that belongs to `range` of a piece that starts at `start`.
+    fn part(&self, start: u64, range: &Range<u64>) -> Self {
+        match self {
+            Self::Zeroes => Self::Zeroes,
+            Self::Bytes(bytes) => {
+                Self::Bytes(&bytes[(range.start - start) as usize..(range.end - start) as usize])
+            }
+        }
+    }
+}
+
+/// What is applied at once; the caller holds the range lock over its blocks.
+pub(super) struct Piece<'a> {
+    /// Bytes of the object.
+    pub bytes: Range<u64>,
+    /// What they become.
+    pub source: Source<'a>,
+    /// Whether the size grows to the end of the piece.
+    pub grows: bool,
+}
+
+impl Piece<'_> {
+    fn blocks(&self) -> FileBlocks {
+        FileBlocks::covering(&self.bytes)
+    }
+
+    /// Whether every byte of `block` that means something (below `size`) is overwritten, so that
+    /// its old content is of no interest.
+    fn replaces(&self, block: u64, size: u64) -> bool {
+        let end = ((block + 1) * BLOCK).min(size);
+        let start = (block * BLOCK).min(end);
+        start == end || (self.bytes.start <= start && end <= self.bytes.end)
+    }
+
+    fn covers(&self, block: u64) -> bool {
+        self.bytes.start <= block * BLOCK && (block + 1) * BLOCK <= self.bytes.end
+    }
+
+    /// The first and the last block, if they are not covered.
+    fn edges(&self) -> impl Iterator<Item = u64> + '_ {
+        let blocks = self.blocks();
+        let last = (blocks.len() > 1).then(|| blocks.end - 1);
+        let both = std::iter::once(blocks.start).chain(last);
+        both.filter(|&block| !self.covers(block))
+    }
+}
+
+/// All that a piece needs, gathered: what follows cannot wait.
+struct Gathered<P: MappingProvider> {
+    leases: Vec<Lease<P>>,
+    folios: Vec<FolioLock>,
+    /// Images of edge blocks that must keep bytes; `None` reads as zero.
+    images: Vec<(u64, Option<Buffer>)>,
+    /// For each folio the memory that replaces its own, if that is shared.
+    spares: Vec<Option<Buffer>>,
+    size: u64,
+}
+
+impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    /// Writes `src` at `offset`; the size grows to the end if that lies behind it.
+    ///
+    /// Errors: `InvalidInput`, `NoSpace`, `OutOfMemory`, `TimedOut`, `Corrupt` and `Device` (an
+    /// edge block cannot be read). After an error a prefix of whole pieces may be written.
+    /// Dropping the future leaves a prefix of whole pieces written and nothing else behind.
+    pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
+        self.write_with(offset, src, &()).await
+    }
+
+    /// As [`Mapped::write_at`], with a hook that sees each folio while it is locked.
+    pub async fn write_with<H: FolioHook>(&self, offset: u64, src: &[u8], hook: &H) -> Result<()> {
+        let range = checked_range(offset, src.len())?;
+        let mut at = range.start;
+        while at < range.end {
+            let piece_bytes = WRITE_PIECE_BLOCKS * BLOCK;
+            let end = range.end.min((at / piece_bytes + 1) * piece_bytes);
+            let part = &src[(at - offset) as usize..(end - offset) as usize];
+            at += self.write_piece(at..end, part, hook).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_piece<H: FolioHook>(
+        &self,
+        bytes: Range<u64>,
+        src: &[u8],
+        hook: &H,
+    ) -> Result<u64> {
+        let blocks = FileBlocks::covering(&bytes);
+        self.dirty.admit(blocks.len()).await?;
+        let _held = self.lock_for_write(&bytes).await?;
+        let size = self.provider.size();
+        let grows = bytes.end > size;
+        if grows {
+            self.clear_old_end(size, bytes.start).await?;
+        }
+        let piece = Piece {
+            bytes,
+            source: Source::Bytes(src),
+            grows,
+        };
+        self.apply(piece, hook, || {}).await
+    }
+
+    /// The exclusive range lock over what a write touches: its blocks, and if it grows the object
+    /// everything from the old last block on, so that only one task changes the size at a time.
+    async fn lock_for_write(&self, bytes: &Range<u64>) -> Result<RangeGuard> {
+        let blocks = FileBlocks::covering(bytes);
+        let mut attempts = Attempts::default();
+        loop {
+            let size = self.provider.size();
+            let wanted = if bytes.end > size {
+                size.min(bytes.start) / BLOCK..u64::MAX
+            } else {
+                blocks.start..blocks.end
+            };
+            let held = self.ranges.exclusive(wanted.clone()).await;
+            let size = self.provider.size();
+            let grows = bytes.end > size;
+            if !grows || (wanted.end == u64::MAX && wanted.start <= size / BLOCK) {
+                return Ok(held);
+            }
+            drop(held);
+            attempts.again("write")?;
+        }
+    }
+
+    /// Applies a piece whole; `under_lock` runs once, with the first folio of the piece locked,
+    /// before any byte changes. Gives back how many bytes the piece had in the end: it may be
+    /// cut short when memory is scarce, but not to nothing.
+    pub(super) async fn apply<H: FolioHook>(
+        &self,
+        mut piece: Piece<'_>,
+        hook: &H,
+        under_lock: impl FnOnce() + Send,
+    ) -> Result<u64> {
+        let mut attempts = Attempts::default();
+        loop {
+            let Some(gathered) = self.gather(&mut piece).await? else {
+                attempts.again("write")?;
+                continue;
+            };
+            under_lock();
+            return self.apply_now(&piece, gathered, hook);
+        }
+    }
+
+    /// Maps, locks and reads all that the piece needs; `None` if a mapping became stale.
+    async fn gather(&self, piece: &mut Piece<'_>) -> Result<Option<Gathered<P>>> {
+        let cursor = Cursor::new(&self.provider, piece.blocks(), MapIntent::Write);
+        let mut leases = cursor.collect().await?;
+        self.pauses.at(Point::AfterMap).await;
+        let folios = self.lock_piece(piece).await?;
+        self.pauses.at(Point::AfterFolioLock).await;
+        if !self.all_current(&leases) {
+            return Ok(None);
+        }
+        let size = self.provider.size();
+        let mut images = Vec::new();
+        for block in piece.edges() {
+            let folio = holder(&folios, block);
+            if folio.is_uptodate(block) || piece.replaces(block, size) {
+                continue;
+            }
+            let lease = lease_of(&mut leases, block);
+            match self.read_block(lease, block, size).await {
+                Ok(image) => images.push((block, image)),
+                Err(_) if !self.all_current(&leases) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let spares = self.spares(&folios).await?;
+        if !self.all_current(&leases) {
+            return Ok(None);
+        }
+        Ok(Some(Gathered {
+            leases,
+            folios,
+            images,
+            spares,
+            size,
+        }))
+    }
+
+    /// Locks the folios of the piece, ascending. Only the first one may wait for memory: while
+    /// something is held and memory is low the piece is cut instead.
+    async fn lock_piece(&self, piece: &mut Piece<'_>) -> Result<Vec<FolioLock>> {
+        let blocks = piece.blocks();
+        let mut folios: Vec<FolioLock> = Vec::new();
+        let mut at = blocks.start;
+        while at < blocks.end {
+            if !folios.is_empty() && self.memory.low() && self.cache.find(at).is_none() {
+                piece.bytes.end = at * BLOCK;
+                break;
+            }
+            self.pauses.at(Point::BeforeFolioLock).await;
+            let order = order_for(at, blocks.end - at);
+            let (folio, _) = self.cache.find_or_create(at, order, &self.memory).await?;
+            at = folio.span().end;
+            folios.push(folio);
+        }
+        Ok(folios)
+    }
+
+    /// Memory for each folio whose own is shared with writeback or a reader.
+    pub(super) async fn spares(&self, folios: &[FolioLock]) -> Result<Vec<Option<Buffer>>> {
+        let mut spares = Vec::with_capacity(folios.len());
+        for folio in folios {
+            let spare = if folio.is_shared() {
+                Some(self.memory.allocate(folio.order(), Purpose::Data).await?)
+            } else {
+                None
+            };
+            spares.push(spare);
+        }
+        Ok(spares)
+    }
+
+    /// The synchronous part.
+    fn apply_now<H: FolioHook>(
+        &self,
+        piece: &Piece<'_>,
+        mut gathered: Gathered<P>,
+        hook: &H,
+    ) -> Result<u64> {
+        self.late_spares(&gathered.folios, &mut gathered.spares)?;
+        let folios = gathered.folios.into_iter().zip(gathered.spares);
+        for (folio, spare) in folios {
+            let bytes = folio.span().bytes();
+            let start = piece.bytes.start.max(bytes.start);
+            let range = start..piece.bytes.end.min(bytes.end);
+            let blocks = FileBlocks::covering(&range);
+            let mut guard = FolioGuard::new(folio, range.clone(), spare, hook, &self.pauses);
+            for (block, image) in &gathered.images {
+                let own = FileBlocks::new(*block, block + 1);
+                match image {
+                    _ if own.intersect(blocks).is_empty() => {}
+                    Some(image) => guard.fill_block(*block, image),
+                    None => guard.zero_blocks(own),
+                }
+            }
+            for block in piece.edges() {
+                let own = FileBlocks::new(block, block + 1);
+                if !own.intersect(blocks).is_empty() && piece.replaces(block, gathered.size) {
+                    guard.zero_blocks(own);
+                }
+            }
+            match piece.source.part(piece.bytes.start, &range) {
+                Source::Bytes(src) => guard.copy(src),
+                Source::Zeroes => guard.zero(),
+            }
+            let last = range.end == piece.bytes.end;
+            let publish = || {
+                if last && piece.grows {
+                    self.provider.publish_size(range.end);
+                }
+            };
+            let whole = (range.end - range.start) as usize;
+            let accepted = guard.commit(whole, &mut gathered.leases, publish);
+            assert_eq!(accepted, whole, "edges were filled, so nothing is short");
+        }
+        Ok(piece.bytes.end - piece.bytes.start)
+    }
+
+    /// A reader may have pinned a folio since the spares were made; one more try, without waiting.
+    pub(super) fn late_spares(
+        &self,
+        folios: &[FolioLock],
+        spares: &mut [Option<Buffer>],
+    ) -> Result<()> {
+        for (folio, spare) in folios.iter().zip(spares) {
+            if spare.is_none() && folio.is_shared() {
+                let late = self.memory.try_allocate(folio.order(), Purpose::Reserved);
+                let Some(late) = late else {
+                    let why = "no memory to replace a folio that a reader holds";
+                    return Err(Error::new(ErrorKind::OutOfMemory, why));
+                };
+                *spare = Some(late);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The locked folio that holds `block`.
+pub(super) fn holder(folios: &[FolioLock], block: u64) -> &FolioLock {
+    let at = folios.partition_point(|folio| folio.span().end <= block);
+    folios.get(at).expect("every touched block's folio is locked")
+}

@@ -1,0 +1,177 @@
+//! Zeroing through the cache, and taking blocks out of it.
+//!
+//! Guarantees: bytes that are stored or dirty become zero and dirty; blocks that read as zero
+//! anyway (a hole or unwritten, and neither dirty nor under writeback) are neither made nor
+//! dirtied nor allocated. Whether a block is dirty or under writeback is looked up *between* the
+//! mapping and the check that the mapping is current, so a writeback that completes meanwhile is
+//! never missed.
+//!
+//! Does not change mappings: punching holes and giving space back is the provider's. Called by
+//! `object` and by `eof`.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::iomap::bundle::Attempts;
+use crate::iomap::bundle::Mapped;
+use crate::iomap::contract::MapIntent;
+use crate::iomap::contract::MapKind;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::Transport;
+use crate::iomap::contract::checked_range;
+use crate::iomap::iter::Cursor;
+use crate::iomap::iter::Lease;
+use crate::iomap::pause::Point;
+use crate::iomap::write::Piece;
+use crate::iomap::write::Source;
+use crate::kit::range_lock::RangeGuard;
+use crate::limits::WRITE_PIECE_BLOCKS;
+use crate::units::BLOCK;
+use crate::units::FileBlocks;
+
+impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    /// Zeroes the bytes `offset..offset + len` as far as they lie below the size.
+    ///
+    /// Errors: those of a write. Dropping the future leaves a prefix zeroed.
+    pub async fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let range = checked_range(offset, len)?;
+        let blocks = FileBlocks::covering(&range);
+        let held = self.ranges.exclusive(blocks.start..blocks.end).await;
+        self.zero_held(&held, range).await
+    }
+
+    /// As [`Mapped::zero_range`] for a caller who holds the range lock over the blocks.
+    pub async fn zero_held(&self, held: &RangeGuard, range: Range<u64>) -> Result<()> {
+        self.expect_held(held, FileBlocks::covering(&range));
+        let size = self.provider.size();
+        if range.start >= size.min(range.end) {
+            return Ok(());
+        }
+        // Behind the size there is nothing to keep, so the last block is replaced whole.
+        let end = if range.end >= size {
+            size.div_ceil(BLOCK) * BLOCK
+        } else {
+            range.end
+        };
+        self.zero_stored(range.start..end).await
+    }
+
+    /// Zeroes the parts of a range that do not cover a whole block; the rest is the provider's to
+    /// unmap, after [`Mapped::drop_cached`]. The caller holds the range lock over all blocks.
+    pub async fn zero_edges(&self, held: &RangeGuard, range: Range<u64>) -> Result<()> {
+        let inner = whole_blocks(&range).bytes();
+        if inner.is_empty() {
+            return self.zero_held(held, range).await;
+        }
+        self.zero_held(held, range.start..inner.start).await?;
+        self.zero_held(held, inner.end..range.end).await
+    }
+
+    /// Drops the cached blocks with what is dirty in them, after their writeback ended; their
+    /// promises go back. The caller holds the range lock over them.
+    ///
+    /// Dropping the future leaves some of the blocks in the cache.
+    pub async fn drop_cached(&self, held: &RangeGuard, blocks: FileBlocks) -> Result<()> {
+        self.expect_held(held, blocks);
+        if !blocks.is_empty() {
+            self.cache.drop_range(blocks, |dirty| self.provider.forget_dirty(dirty)).await;
+        }
+        Ok(())
+    }
+
+    /// Cuts the cache down to `size`: runs `shrink` (which sets the new size) with the folio
+    /// locked that will hold the end, zeroes the rest of its block, and drops all blocks behind.
+    ///
+    /// `held` is the exclusive range lock from the block of the new end to `u64::MAX`. Errors:
+    /// those of a write, before `shrink` ran. To be driven to its end by a task of the engine:
+    /// dropped after `shrink`, it leaves blocks behind the end, which are zeroed only when the
+    /// size grows over them.
+    pub async fn truncate_cache(
+        &self,
+        held: &RangeGuard,
+        size: u64,
+        shrink: impl FnOnce() + Send,
+    ) -> Result<()> {
+        self.expect_held(held, FileBlocks::new(size / BLOCK, u64::MAX));
+        let last = FileBlocks::new(size / BLOCK, size.div_ceil(BLOCK));
+        let tail = size..last.end * BLOCK;
+        if last.is_empty() || self.first_stored(last).await?.is_none() {
+            shrink();
+        } else {
+            self.dirty.admit(1).await?;
+            let piece = Piece {
+                bytes: tail,
+                source: Source::Zeroes,
+                grows: false,
+            };
+            self.apply(piece, &(), shrink).await?;
+        }
+        let behind = FileBlocks::new(size.div_ceil(BLOCK), u64::MAX);
+        self.drop_cached(held, behind).await
+    }
+
+    /// Zeroes what is stored or dirty in `range`, in pieces. The caller holds the range lock.
+    pub(super) async fn zero_stored(&self, range: Range<u64>) -> Result<()> {
+        let mut rest = FileBlocks::covering(&range);
+        while let Some(found) = self.first_stored(rest).await? {
+            let end = found.end.min(found.start + WRITE_PIECE_BLOCKS);
+            let bytes = FileBlocks::new(found.start, end).bytes();
+            let bytes = bytes.start.max(range.start)..bytes.end.min(range.end);
+            self.dirty.admit(end - found.start).await?;
+            let start = bytes.start;
+            let piece = Piece {
+                bytes,
+                source: Source::Zeroes,
+                grows: false,
+            };
+            let done = self.apply(piece, &(), || {}).await?;
+            rest.start = (start + done).div_ceil(BLOCK).min(rest.end);
+        }
+        Ok(())
+    }
+
+    /// The first run of `blocks` that is stored, dirty or under writeback.
+    async fn first_stored(&self, blocks: FileBlocks) -> Result<Option<FileBlocks>> {
+        let mut rest = blocks;
+        let mut attempts = Attempts::default();
+        while !rest.is_empty() {
+            let mut cursor = Cursor::new(&self.provider, rest, MapIntent::Report);
+            let lease = cursor.next().await?.expect("the range is not empty");
+            self.pauses.at(Point::AfterMap).await;
+            let found = self.stored_in(&lease);
+            if !self.all_current(std::slice::from_ref(&lease)) {
+                attempts.again("zero")?;
+                continue;
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+            rest.start = lease.blocks().end;
+        }
+        Ok(None)
+    }
+
+    fn stored_in(&self, lease: &Lease<P>) -> Option<FileBlocks> {
+        match lease.mapping().kind {
+            MapKind::Mapped { .. } => Some(lease.blocks()),
+            MapKind::Hole | MapKind::Unwritten { .. } => self.cache.first_unsettled(lease.blocks()),
+        }
+    }
+
+    /// Catches callers that forgot the range lock, as far as a guard can tell.
+    pub(super) fn expect_held(&self, held: &RangeGuard, blocks: FileBlocks) {
+        let range = held.range();
+        let inside = range.start <= blocks.start && blocks.end <= range.end;
+        assert!(
+            blocks.is_empty() || inside,
+            "{blocks:?} used with only {range:?} locked"
+        );
+    }
+}
+
+/// The blocks that lie wholly inside of the bytes `range`.
+pub fn whole_blocks(range: &Range<u64>) -> FileBlocks {
+    let start = range.start.div_ceil(BLOCK);
+    FileBlocks::new(start, (range.end / BLOCK).max(start))
+}
