@@ -18,6 +18,7 @@ pub mod buffer;
 pub mod contract;
 pub mod error;
 pub mod geometry;
+mod meters;
 pub mod sim;
 pub mod uring;
 pub mod wrap;

@@ -51,5 +51,8 @@ pub mod space;
 pub mod spans;
 pub mod ticket;
 
+pub use space::Space;
+pub use ticket::Ticket;
+
 #[cfg(test)]
 mod tests;

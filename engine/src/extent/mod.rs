@@ -3,6 +3,10 @@ pub mod lookup;
 pub mod replace;
 
 pub use crate::format::extent_record::Extent;
+pub use lookup::Lookup;
+pub use lookup::list;
+pub use lookup::lookup;
+pub use replace::replace;
 
 #[cfg(test)]
 mod tests;

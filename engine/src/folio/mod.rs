@@ -8,3 +8,7 @@ pub mod folio;
 pub mod index;
 pub mod lock;
 pub mod state;
+
+pub use dirty::DirtyLimits;
+pub use folio::Folio;
+pub use lock::FolioLock;

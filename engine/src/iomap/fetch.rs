@@ -10,7 +10,7 @@ use foliant_device::Buffer;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::folio::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MappingProvider;
@@ -41,7 +41,7 @@ fn clear_behind(image: &mut [u8], block: u64, size: u64) {
 
 /// The run of blocks to fetch: from the start of `wanted` to the first block that is up to date.
 /// If the start itself is, the answer is empty and lies at the end of what is up to date.
-fn missing_run(folios: &[FolioLock], wanted: FileBlocks) -> FileBlocks {
+fn missing_run(folios: &[Grip], wanted: FileBlocks) -> FileBlocks {
     let present = |&block: &u64| holder(folios, block).is_uptodate(block);
     if wanted.is_empty() {
         return wanted;
@@ -57,7 +57,7 @@ fn missing_run(folios: &[FolioLock], wanted: FileBlocks) -> FileBlocks {
 
 /// The order of the folio that starts at `at`, if the run covers it: then it can take over the
 /// buffer instead of a copy.
-fn whole_folio_at(folios: &[FolioLock], at: u64, wanted: FileBlocks) -> Option<u8> {
+fn whole_folio_at(folios: &[Grip], at: u64, wanted: FileBlocks) -> Option<u8> {
     let folio = holder(folios, at);
     let whole = folio.span().start == at && folio.span().end <= wanted.end;
     whole.then(|| folio.order())
@@ -106,7 +106,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// it. Errors: `Device`, `Corrupt`, `OutOfMemory`.
     pub(super) async fn fetch(
         &self,
-        folios: &mut [FolioLock],
+        folios: &mut [Grip],
         lease: &Lease<P>,
         wanted: FileBlocks,
         demand: u64,
@@ -145,7 +145,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// damaged one.
     fn accept(
         &self,
-        folios: &mut [FolioLock],
+        folios: &mut [Grip],
         spares: &mut [Option<Buffer>],
         lease: &Lease<P>,
         start: u64,
@@ -179,7 +179,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Buffers for the run: as large as they may be, so that whole folios can take them over.
     /// Only the first one waits for memory.
-    async fn buffers(&self, folios: &[FolioLock], wanted: FileBlocks) -> Result<Vec<Buffer>> {
+    async fn buffers(&self, folios: &[Grip], wanted: FileBlocks) -> Result<Vec<Buffer>> {
         let mut buffers = Vec::new();
         let mut at = wanted.start;
         while at < wanted.end {
@@ -198,7 +198,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// A hole or unwritten blocks: zeroes without a read.
     async fn fetch_zeroes(
         &self,
-        folios: &mut [FolioLock],
+        folios: &mut [Grip],
         lease: &Lease<P>,
         wanted: FileBlocks,
     ) -> Result<Fetched> {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use foliant_device::Buffer;
 
-use crate::folio::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;
@@ -23,21 +23,21 @@ use crate::units::FileBlocks;
 /// What somebody may do with each folio of a write while it is locked.
 pub trait FolioHook: Send + Sync {
     /// The blocks (of the object) are dirty and belong to the write: join them to a transaction.
-    fn attach(&self, folio: &FolioLock, blocks: FileBlocks);
+    fn attach(&self, folio: &Grip, blocks: FileBlocks);
 
     /// The guard is done with the folio, which is still locked; `accepted` bytes were taken.
-    fn put(&self, folio: &FolioLock, accepted: usize);
+    fn put(&self, folio: &Grip, accepted: usize);
 }
 
 /// Nobody is interested.
 impl FolioHook for () {
-    fn attach(&self, _: &FolioLock, _: FileBlocks) {}
-    fn put(&self, _: &FolioLock, _: usize) {}
+    fn attach(&self, _: &Grip, _: FileBlocks) {}
+    fn put(&self, _: &Grip, _: usize) {}
 }
 
 /// A locked folio between "mapped" and "committed".
 pub struct FolioGuard<'a, H: FolioHook> {
-    folio: FolioLock,
+    folio: Grip,
     hook: &'a H,
     pauses: &'a Pauses,
     /// The bytes of the object that are written through this guard; inside the folio.
@@ -54,7 +54,7 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
     /// # Panics
     /// If the range is empty or leaves the folio.
     pub fn new(
-        folio: FolioLock,
+        folio: Grip,
         range: Range<u64>,
         spare: Option<Buffer>,
         hook: &'a H,
@@ -158,7 +158,7 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
             let lease = lease_of(leases, rest.start);
             let part = rest.intersect(lease.blocks());
             let newly = self.folio.mark_dirty(part);
-            lease.keep_promises(newly as u64);
+            lease.keep_promises(newly);
             rest.start = part.end;
         }
     }

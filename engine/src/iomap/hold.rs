@@ -5,7 +5,7 @@
 //! `object`'s journaled writes, which hold the range lock over the blocks.
 
 use crate::error::Result;
-use crate::folio::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
@@ -25,7 +25,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     ///
     /// The caller holds the range lock over the blocks and no folio lock. Errors: those of a
     /// read. Dropping the future releases everything.
-    pub async fn lock_uptodate(&self, blocks: &[u64]) -> Result<Vec<FolioLock>> {
+    pub async fn lock_uptodate(&self, blocks: &[u64]) -> Result<Vec<Grip>> {
         let sorted = blocks.windows(2).all(|pair| pair[0] < pair[1]);
         assert!(sorted, "blocks are not ascending: {blocks:?}");
         let mut attempts = Attempts::default();
@@ -37,14 +37,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
     }
 
-    async fn try_lock_uptodate(&self, blocks: &[u64]) -> Result<Option<Vec<FolioLock>>> {
+    async fn try_lock_uptodate(&self, blocks: &[u64]) -> Result<Option<Vec<Grip>>> {
         let mut leases = self.map_each(blocks).await?;
         self.pauses.at(Point::AfterMap).await;
-        let mut folios: Vec<FolioLock> = Vec::new();
+        let mut folios: Vec<Grip> = Vec::new();
         for &block in blocks {
             if folios.last().is_none_or(|last| last.span().end <= block) {
                 self.pauses.at(Point::BeforeFolioLock).await;
-                let (folio, _) = self.cache.find_or_create(block, 0, &self.memory).await?;
+                let folio = Grip::find_or_create(&self.cache, block, 0, &self.memory).await?;
                 folios.push(folio);
             }
         }
@@ -67,7 +67,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         // The batch that carries them needs no folio lock to end, and takes no further one while
         // it holds images of ours.
         for folio in &mut folios {
-            folio.wait_writeback().await;
+            folio.wait_writeback().await?;
         }
         Ok(Some(folios))
     }

@@ -23,6 +23,7 @@ pub mod bundle;
 pub mod contract;
 pub mod eof;
 mod fetch;
+pub mod grip;
 pub mod guard;
 pub mod hold;
 pub mod identity;

@@ -8,7 +8,7 @@
 //! Does not write, dirty or allocate space. Called by `object`.
 
 use crate::error::Result;
-use crate::folio::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
@@ -135,8 +135,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Locks the folios of `blocks`, ascending. Behind the first one it neither waits for memory
     /// nor goes over what is cached already.
-    async fn lock_missing(&self, blocks: FileBlocks, demand: u64) -> Result<Vec<FolioLock>> {
-        let mut folios: Vec<FolioLock> = Vec::new();
+    async fn lock_missing(&self, blocks: FileBlocks, demand: u64) -> Result<Vec<Grip>> {
+        let mut folios: Vec<Grip> = Vec::new();
         let mut at = blocks.start;
         while at < blocks.end {
             let cached = self.cache.find(at).is_some();
@@ -146,7 +146,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
             self.pauses.at(Point::BeforeFolioLock).await;
             let order = order_for(at, blocks.end - at);
-            let (folio, _) = self.cache.find_or_create(at, order, &self.memory).await?;
+            let folio = Grip::find_or_create(&self.cache, at, order, &self.memory).await?;
             at = folio.span().end;
             let cut = folio.is_uptodate(folio.span().start.max(blocks.start));
             folios.push(folio);
@@ -159,7 +159,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 }
 
 /// Copies from locked folios what is up to date, from `at` to the end of block `reached`.
-fn copy_out(folios: &[FolioLock], at: u64, dst: &mut [u8], reached: u64) -> usize {
+fn copy_out(folios: &[Grip], at: u64, dst: &mut [u8], reached: u64) -> usize {
     let end = (reached * BLOCK).min(at + dst.len() as u64);
     let mut done = 0;
     for folio in folios {

@@ -16,7 +16,7 @@ use foliant_device::Buffer;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::folio::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
@@ -96,7 +96,7 @@ impl Piece<'_> {
 /// All that a piece needs, gathered: what follows cannot wait.
 struct Gathered<P: MappingProvider> {
     leases: Vec<Lease<P>>,
-    folios: Vec<FolioLock>,
+    folios: Vec<Grip>,
     /// Images of edge blocks that must keep bytes; `None` reads as zero.
     images: Vec<(u64, Option<Buffer>)>,
     /// For each folio the memory that replaces its own, if that is shared.
@@ -197,7 +197,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let cursor = Cursor::new(&self.provider, piece.blocks(), MapIntent::Write);
         let mut leases = cursor.collect().await?;
         self.pauses.at(Point::AfterMap).await;
-        let folios = self.lock_piece(piece).await?;
+        let mut folios = self.lock_piece(piece).await?;
         self.pauses.at(Point::AfterFolioLock).await;
         if !self.all_current(&leases) {
             return Ok(None);
@@ -216,7 +216,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 Err(error) => return Err(error),
             }
         }
-        let spares = self.spares(&folios).await?;
+        let spares = self.spares(&mut folios).await?;
         if !self.all_current(&leases) {
             return Ok(None);
         }
@@ -231,9 +231,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Locks the folios of the piece, ascending. Only the first one may wait for memory: while
     /// something is held and memory is low the piece is cut instead.
-    async fn lock_piece(&self, piece: &mut Piece<'_>) -> Result<Vec<FolioLock>> {
+    async fn lock_piece(&self, piece: &mut Piece<'_>) -> Result<Vec<Grip>> {
         let blocks = piece.blocks();
-        let mut folios: Vec<FolioLock> = Vec::new();
+        let mut folios: Vec<Grip> = Vec::new();
         let mut at = blocks.start;
         while at < blocks.end {
             if !folios.is_empty() && self.memory.low() && self.cache.find(at).is_none() {
@@ -242,7 +242,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
             self.pauses.at(Point::BeforeFolioLock).await;
             let order = order_for(at, blocks.end - at);
-            let (folio, _) = self.cache.find_or_create(at, order, &self.memory).await?;
+            let folio = Grip::find_or_create(&self.cache, at, order, &self.memory).await?;
             at = folio.span().end;
             folios.push(folio);
         }
@@ -250,10 +250,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Memory for each folio whose own is shared with writeback or a reader.
-    pub(super) async fn spares(&self, folios: &[FolioLock]) -> Result<Vec<Option<Buffer>>> {
+    pub(super) async fn spares(&self, folios: &mut [Grip]) -> Result<Vec<Option<Buffer>>> {
         let mut spares = Vec::with_capacity(folios.len());
         for folio in folios {
-            let spare = if folio.is_shared() {
+            let spare = if folio.needs_spare() {
                 Some(self.memory.allocate(folio.order(), Purpose::Data).await?)
             } else {
                 None
@@ -312,11 +312,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// A reader may have pinned a folio since the spares were made; one more try, without waiting.
     pub(super) fn late_spares(
         &self,
-        folios: &[FolioLock],
+        folios: &mut [Grip],
         spares: &mut [Option<Buffer>],
     ) -> Result<()> {
-        for (folio, spare) in folios.iter().zip(spares) {
-            if spare.is_none() && folio.is_shared() {
+        for (folio, spare) in folios.iter_mut().zip(spares) {
+            if folio.needs_spare() && spare.is_none() {
                 let late = self.memory.try_allocate(folio.order(), Purpose::Reserved);
                 let Some(late) = late else {
                     let why = "no memory to replace a folio that a reader holds";
@@ -330,7 +330,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 }
 
 /// The locked folio that holds `block`.
-pub(super) fn holder(folios: &[FolioLock], block: u64) -> &FolioLock {
+pub(super) fn holder(folios: &[Grip], block: u64) -> &Grip {
     let at = folios.partition_point(|folio| folio.span().end <= block);
     folios.get(at).expect("every touched block's folio is locked")
 }

@@ -18,6 +18,8 @@ use futures_util::stream;
 
 use crate::error::Result;
 use crate::folio::folio::Folio;
+use crate::iomap::grip::Grip;
+use crate::iomap::grip::within;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::DirtyRun;
@@ -43,7 +45,7 @@ impl<P: MappingProvider> Batch<'_, P> {
     fn end(&mut self, ok: bool) {
         let mut merged = 0;
         for (folio, blocks) in self.folios.drain(..) {
-            merged += folio.end_writeback(blocks, ok);
+            merged += folio.end_writeback(within(folio.index(), blocks), ok);
         }
         // A block that was dirtied again while it was under way held two promises.
         if merged > 0 {
@@ -137,7 +139,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut taken: Vec<(u64, Segment)> = Vec::new();
         let mut at = blocks.start;
         while (taken.len() as u64) < WRITEBACK_BATCH_BLOCKS {
-            let Some(folio) = self.cache.next_dirty(FileBlocks::new(at, blocks.end)) else {
+            let next = self.cache.dirty_folios(FileBlocks::new(at, blocks.end), 1).pop();
+            let Some(folio) = next else {
                 break;
             };
             let locked = if taken.is_empty() {
@@ -145,7 +148,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             } else {
                 folio.try_lock()
             };
-            let Some(mut locked) = locked else {
+            let Some(mut locked) = locked.map(Grip::from) else {
                 break;
             };
             at = folio.span().end;
@@ -189,10 +192,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let mut at = from;
         while let Some(open) = self.cache.first_unsettled(FileBlocks::new(at, end)) {
-            let run = runs.iter().find(|run| open.start < run.blocks.end);
-            match run.filter(|run| run.blocks.start <= open.start) {
+            let run = runs.iter().find(|run| open < run.blocks.end);
+            match run.filter(|run| run.blocks.start <= open) {
                 Some(run) => at = run.blocks.end.min(end),
-                None => return size.min(open.start * BLOCK),
+                None => return size.min(open * BLOCK),
             }
         }
         size

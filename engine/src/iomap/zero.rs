@@ -75,7 +75,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     pub async fn drop_cached(&self, held: &RangeGuard, blocks: FileBlocks) -> Result<()> {
         self.expect_held(held, blocks);
         if !blocks.is_empty() {
-            self.cache.drop_range(blocks, |dirty| self.provider.forget_dirty(dirty)).await;
+            let spare = |dirty| self.provider.forget_dirty(dirty);
+            self.cache.drop_range_into(blocks, spare).await?;
         }
         Ok(())
     }
@@ -155,7 +156,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     fn stored_in(&self, lease: &Lease<P>) -> Option<FileBlocks> {
         match lease.mapping().kind {
             MapKind::Mapped { .. } => Some(lease.blocks()),
-            MapKind::Hole | MapKind::Unwritten { .. } => self.cache.first_unsettled(lease.blocks()),
+            MapKind::Hole | MapKind::Unwritten { .. } => {
+                let block = self.cache.first_unsettled(lease.blocks())?;
+                Some(FileBlocks::new(block, block + 1))
+            }
         }
     }
 

@@ -8,11 +8,15 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::object_record;
 use crate::format::object_record::ObjectRecord;
+use crate::limits::NAME_BYTES_MAX;
 use crate::meta::tree;
 use crate::meta::view::BlockRead;
 use crate::meta::view::BlockWrite;
 use crate::meta::view::NodeSupply;
 use crate::units::ObjectId;
+
+/// Flag of a record: extents behind the object's end are still to be removed.
+pub const TRIMMING: u32 = 1;
 
 /// The record of `object`.
 ///
@@ -70,6 +74,82 @@ pub async fn update<W: BlockWrite, S: NodeSupply>(
         ));
     }
     put(w, supply, object, &value).await.map(|_| ())
+}
+
+/// The record of an object that must be there. Errors: `Corrupt` when it is not, and as [`get`].
+async fn expect<R: BlockRead>(r: &R, object: ObjectId) -> Result<ObjectRecord> {
+    let found = get(r, object).await?;
+    found.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{object} lost its record")))
+}
+
+/// Sets the size in an object's record. Errors: as [`update`].
+pub async fn set_size<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    object: ObjectId,
+    size: u64,
+) -> Result<()> {
+    let mut record = expect(w, object).await?;
+    record.size = size;
+    update(w, supply, object, &record).await
+}
+
+/// Notes whether extents behind the object's end are still to be removed. Errors: as [`update`].
+pub async fn set_trimming<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    object: ObjectId,
+    trimming: bool,
+) -> Result<()> {
+    let mut record = expect(w, object).await?;
+    let flags = if trimming { record.flags | TRIMMING } else { record.flags & !TRIMMING };
+    if flags == record.flags {
+        return Ok(());
+    }
+    record.flags = flags;
+    update(w, supply, object, &record).await
+}
+
+/// The key of the marker that says that `object` is being removed: longer than any name.
+fn removal_key(object: ObjectId) -> Vec<u8> {
+    let mut key = vec![0xFF; NAME_BYTES_MAX + 1];
+    key.extend(object.0.to_be_bytes());
+    key
+}
+
+/// Notes that `object` is being removed. Errors: as [`create`].
+pub async fn mark_removal<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    object: ObjectId,
+) -> Result<()> {
+    let mut names = w.root().names;
+    tree::insert(w, supply, &mut names, &removal_key(object), &[]).await?;
+    w.root_mut().names = names;
+    Ok(())
+}
+
+/// Takes the note away. Errors: as [`create`].
+pub async fn clear_removal<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    object: ObjectId,
+) -> Result<()> {
+    let mut names = w.root().names;
+    tree::remove(w, supply, &mut names, &removal_key(object)).await?;
+    w.root_mut().names = names;
+    Ok(())
+}
+
+/// An object whose removal is not finished, if there is one. Errors: as [`get`].
+pub async fn next_removal<R: BlockRead>(r: &R) -> Result<Option<ObjectId>> {
+    let first = removal_key(ObjectId(0));
+    let Some((key, _)) = tree::at_or_after(r, r.root().names, &first).await? else {
+        return Ok(None);
+    };
+    let id = key.strip_prefix(&first[..NAME_BYTES_MAX + 1]).and_then(|id| id.try_into().ok());
+    let lost = || Error::new(ErrorKind::Corrupt, "a marker behind all names is none of ours");
+    id.map(|id| Some(ObjectId(u64::from_be_bytes(id)))).ok_or_else(lost)
 }
 
 /// Takes the record of an object away; `false` when there was none.

@@ -4,3 +4,6 @@ pub mod lru;
 pub mod pressure;
 pub mod shrink;
 pub mod shrinker;
+
+pub use lru::Lru;
+pub use shrink::Reclaim;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foliant_device::Buffer;
 use parking_lot::Mutex;
 
-use crate::folio::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::guard::FolioGuard;
@@ -26,7 +26,7 @@ struct Witness {
 }
 
 impl Witness {
-    fn note(&self, folio: &FolioLock, what: String) {
+    fn note(&self, folio: &Grip, what: String) {
         let found = self.room.mapped.cache().find(folio.span().start).unwrap();
         assert!(found.try_lock().is_none(), "{what} without the lock");
         self.seen.lock().push(what);
@@ -34,12 +34,12 @@ impl Witness {
 }
 
 impl FolioHook for Witness {
-    fn attach(&self, folio: &FolioLock, blocks: FileBlocks) {
+    fn attach(&self, folio: &Grip, blocks: FileBlocks) {
         assert_eq!(self.room.provider.size(), 0, "the size comes after the attach");
         self.note(folio, format!("attach {}..{}", blocks.start, blocks.end));
     }
 
-    fn put(&self, folio: &FolioLock, accepted: usize) {
+    fn put(&self, folio: &Grip, accepted: usize) {
         self.note(folio, format!("put {accepted}"));
     }
 }

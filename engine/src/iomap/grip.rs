@@ -1,0 +1,150 @@
+//! A locked folio in the coordinates of its object.
+//!
+//! The folio room counts blocks and bytes from the folio's start; the mapping core thinks in blocks of
+//! the object. Guarantees nothing of its own: each call is one call of `folio::lock`, translated.
+//! Called by the other files of this room, and by hooks that look at a locked folio.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use foliant_device::Buffer;
+use foliant_device::Segment;
+
+use crate::error::Result;
+use crate::folio::cache::MappingCache;
+use crate::folio::folio::Folio;
+use crate::folio::lock::FolioLock;
+use crate::kit::memory::Memory;
+use crate::units::BLOCK_BYTES;
+use crate::units::FileBlocks;
+
+/// A folio lock whose methods take blocks of the object.
+pub struct Grip {
+    lock: FolioLock,
+}
+
+impl From<FolioLock> for Grip {
+    fn from(lock: FolioLock) -> Self {
+        Self { lock }
+    }
+}
+
+/// Blocks of the object as blocks of the folio that starts at `index`.
+pub(super) fn within(index: u64, blocks: FileBlocks) -> Range<usize> {
+    (blocks.start - index) as usize..(blocks.end - index) as usize
+}
+
+impl Grip {
+    /// The folio of `block`, locked, made if there is none; see `MappingCache::find_or_create`.
+    pub async fn find_or_create(
+        cache: &MappingCache,
+        block: u64,
+        order: u8,
+        memory: &Memory,
+    ) -> Result<Self> {
+        let (lock, _) = cache.find_or_create(block, order, memory).await?;
+        Ok(lock.into())
+    }
+
+    /// The locked folio.
+    pub fn folio(&self) -> &Arc<Folio> {
+        self.lock.folio()
+    }
+
+    /// The blocks it covers.
+    pub fn span(&self) -> FileBlocks {
+        self.lock.folio().span()
+    }
+
+    /// log2 of its number of blocks.
+    pub fn order(&self) -> u8 {
+        self.lock.folio().order()
+    }
+
+    fn local(&self, blocks: FileBlocks) -> Range<usize> {
+        within(self.lock.folio().index(), blocks)
+    }
+
+    /// Whether `block` is up to date.
+    pub fn is_uptodate(&self, block: u64) -> bool {
+        let blocks = self.local(FileBlocks::new(block, block + 1));
+        self.lock.folio().is_uptodate(blocks)
+    }
+
+    /// Copies up-to-date bytes from `offset` in the folio; `false` if some are not.
+    pub fn read_at(&self, offset: usize, dst: &mut [u8]) -> bool {
+        self.lock.folio().read_at(offset, dst)
+    }
+
+    /// Whether the next change of bytes needs a spare buffer; a `false` stays true.
+    pub fn needs_spare(&mut self) -> bool {
+        self.lock.needs_spare()
+    }
+
+    /// Copies `src` to byte `offset` of the folio; `spare` replaces shared memory and is used up then.
+    pub fn write(&mut self, offset: usize, src: &[u8], spare: &mut Option<Buffer>) {
+        let spare = self.take_if_needed(spare);
+        self.lock.write(offset, src, spare);
+    }
+
+    /// Zeroes bytes of the folio; otherwise like [`Grip::write`].
+    pub fn zero(&mut self, range: Range<usize>, spare: &mut Option<Buffer>) {
+        let spare = self.take_if_needed(spare);
+        self.lock.zero(range, spare);
+    }
+
+    fn take_if_needed(&mut self, spare: &mut Option<Buffer>) -> Option<Buffer> {
+        match self.lock.needs_spare() {
+            true => spare.take(),
+            false => None,
+        }
+    }
+
+    /// `blocks` hold what the object holds.
+    pub fn set_uptodate(&mut self, blocks: FileBlocks) {
+        if !blocks.is_empty() {
+            self.lock.set_uptodate(self.local(blocks));
+        }
+    }
+
+    /// Replaces the whole memory; all blocks are up to date then.
+    pub fn install(&mut self, memory: Buffer) {
+        self.lock.install(memory);
+    }
+
+    /// A shared handle to the whole memory.
+    pub fn memory(&self) -> Option<Buffer> {
+        self.lock.memory()
+    }
+
+    /// Makes `blocks` dirty; how many were not.
+    #[must_use = "newly dirty blocks use promises of room"]
+    pub fn mark_dirty(&mut self, blocks: FileBlocks) -> u64 {
+        self.lock.mark_dirty(self.local(blocks))
+    }
+
+    /// Moves all dirty blocks to writeback: each with its bytes, ascending.
+    pub fn begin_writeback(&mut self) -> Vec<(u64, Segment)> {
+        let mut runs = Vec::new();
+        let all = 0..self.lock.folio().blocks();
+        self.lock.begin_writeback(all, &mut runs);
+        let mut blocks = Vec::new();
+        for (first, segment) in runs {
+            for at in 0..segment.len() / BLOCK_BYTES {
+                let bytes = at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES;
+                blocks.push((first + at as u64, segment.slice(bytes)));
+            }
+        }
+        blocks
+    }
+
+    /// Waits until no block is under writeback. Errors: `TimedOut`.
+    pub async fn wait_writeback(&self) -> Result<()> {
+        self.lock.wait_writeback().await
+    }
+
+    /// The lock itself, for those who work on one folio.
+    pub fn into_lock(self) -> FolioLock {
+        self.lock
+    }
+}
