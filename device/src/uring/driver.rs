@@ -223,6 +223,9 @@ impl Drop for Ticket {
 }
 
 /// An eventfd in the reactor that the kernel signals for the ring.
+// The constructor is deprecated because a type may lie about its descriptor. An `OwnedFd` owns what it
+// says, and the replacement is `unsafe`, which this room must not be.
+#[expect(deprecated)]
 fn signal_of(ring: &Ring) -> io::Result<AsyncFd<OwnedFd>> {
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
     let signal = rustix::event::eventfd(0, flags)?;

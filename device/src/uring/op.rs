@@ -164,6 +164,10 @@ impl Request {
         let mut skip = self.done;
         let mut budget = ENTRY_BYTES_MAX.min(self.len - self.done);
         self.asked = 0;
+        if matches!(self.work, Work::Zero(_)) {
+            // The pieces before `done` are all the same, so none has to be skipped.
+            skip = 0;
+        }
         let mut add = |at: *const u8, bytes: usize| {
             let skipped = skip.min(bytes as u64);
             skip -= skipped;
@@ -182,10 +186,8 @@ impl Request {
             Work::Write { from, .. } => {
                 from.iter().all(|s| add(s.as_raw(), s.len()));
             }
-            // The pieces before `done` are all the same, so none has to be skipped.
             Work::Zero(_) => {
                 let pieces = (self.len - self.done).div_ceil(ZEROES_BYTES as u64);
-                skip = 0;
                 (0..pieces).all(|_| add(ZEROES.0.as_ptr(), ZEROES_BYTES));
             }
             Work::Flush | Work::Discard => unreachable!("these move no bytes"),
