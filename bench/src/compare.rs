@@ -67,11 +67,7 @@ pub async fn compare<A: Target, B: Target>(
         let a1 = note::<A>(&mut blocks, round, subject.measure(time, stretch).await?);
         let b1 = note::<B>(&mut blocks, round, peer.measure(time, stretch).await?);
         let b2 = note::<B>(&mut blocks, round, peer.measure(time, stretch + 1).await?);
-        let a2 = note::<A>(
-            &mut blocks,
-            round,
-            subject.measure(time, stretch + 1).await?,
-        );
+        let a2 = note::<A>(&mut blocks, round, subject.measure(time, stretch + 1).await?);
         ratios.extend([a1 / b1, a2 / b2]);
     }
     let ledgers = [subject.ledger.clone(), peer.ledger.clone()];
@@ -127,10 +123,7 @@ fn interval(ratios: &[f64], seed: u64) -> (f64, f64) {
         })
         .collect();
     medians.sort_by(f64::total_cmp);
-    (
-        medians[RESAMPLES / 40],
-        medians[RESAMPLES - 1 - RESAMPLES / 40],
-    )
+    (medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40])
 }
 
 impl Comparison {
@@ -157,8 +150,7 @@ impl Comparison {
                 format!("{:.1}", b.bytes_per_second / f64::from(1 << 20)),
                 format!("{:.1}", b.p50_us),
                 format!("{:.1}", b.p99_us),
-                b.cpu_us_per_op
-                    .map_or("-".to_owned(), |cpu| format!("{cpu:.2}")),
+                b.cpu_us_per_op.map_or("-".to_owned(), |cpu| format!("{cpu:.2}")),
                 format!("{:.2}", b.load_average),
                 format!("{:.2}", b.steal_seconds),
             ]);
@@ -194,10 +186,7 @@ mod tests {
         let calm = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.0];
         let wild = [0.5, 2.0, 0.7, 1.0, 1.5, 0.6, 1.2, 0.9];
         let (low, high) = interval(&calm, 1);
-        assert!(
-            low <= 1.0 && 1.0 <= high && high - low < 0.05,
-            "{low} {high}"
-        );
+        assert!(low <= 1.0 && 1.0 <= high && high - low < 0.05, "{low} {high}");
         let (wild_low, wild_high) = interval(&wild, 1);
         assert!(wild_high - wild_low > 5.0 * (high - low));
         assert_eq!(interval(&[2.0], 1), (2.0, 2.0));

@@ -115,11 +115,7 @@ impl Pattern {
         if bytes.iter().all(|&b| b == 0) {
             return format!("{wanted}; it is all zero");
         }
-        let words: Vec<u64> = bytes
-            .chunks_exact(WORD)
-            .take(HEADER_WORDS)
-            .map(word_of)
-            .collect();
+        let words: Vec<u64> = bytes.chunks_exact(WORD).take(HEADER_WORDS).map(word_of).collect();
         let (tag, found) = (words[1] >> 32, words[1] as u32);
         if tag != MAGIC || words[2] != self.seed {
             return format!("{wanted}; it holds bytes that this run did not write");
@@ -154,9 +150,7 @@ impl Ledger {
     /// For `blocks` blocks that may be rewritten: 4 bytes of memory per block.
     pub fn rewritten(seed: u64, blocks: u64) -> Self {
         let mut ledger = Self::written_once(seed);
-        ledger
-            .generations
-            .resize_with(blocks as usize, || AtomicU32::new(1));
+        ledger.generations.resize_with(blocks as usize, || AtomicU32::new(1));
         ledger
     }
 
@@ -195,8 +189,7 @@ impl Ledger {
     pub fn check(&self, block: u64, bytes: &[u8]) {
         assert!(bytes.len().is_multiple_of(BLOCK_SIZE), "a partial block");
         let blocks = bytes.chunks_exact(BLOCK_SIZE);
-        self.checked
-            .fetch_add(blocks.len() as u64, Ordering::Relaxed);
+        self.checked.fetch_add(blocks.len() as u64, Ordering::Relaxed);
         for (at, bytes) in blocks.enumerate() {
             let block = block + at as u64;
             if let Err(what) = self.pattern.check(block, self.generation(block), bytes) {
@@ -251,24 +244,11 @@ mod tests {
         let mut block = vec![0; BLOCK_SIZE];
         pattern.fill(42, 3, &mut block);
         let elsewhere = pattern.check(43, 3, &block).unwrap_err();
-        assert!(
-            elsewhere.contains("says block 42, generation 3, and 0 bytes"),
-            "{elsewhere}"
-        );
-        assert!(
-            pattern
-                .check(42, 4, &block)
-                .unwrap_err()
-                .contains("generation 3")
-        );
+        assert!(elsewhere.contains("says block 42, generation 3, and 0 bytes"), "{elsewhere}");
+        assert!(pattern.check(42, 4, &block).unwrap_err().contains("generation 3"));
         let foreign = Pattern::new(8).check(42, 3, &block).unwrap_err();
         assert!(foreign.contains("did not write"), "{foreign}");
-        assert!(
-            pattern
-                .check(42, 3, &vec![0; BLOCK_SIZE])
-                .unwrap_err()
-                .contains("all zero")
-        );
+        assert!(pattern.check(42, 3, &vec![0; BLOCK_SIZE]).unwrap_err().contains("all zero"));
     }
 
     #[test]

@@ -62,25 +62,11 @@ pub async fn whole<T: Target>(place: &Place, seed: u64) -> Result<Report> {
     let target = T::open(place).await?;
     let reopening = start.elapsed();
     if target.size() != place.size {
-        ledger.mismatch(format!(
-            "size is {} instead of {}",
-            target.size(),
-            place.size
-        ));
+        ledger.mismatch(format!("size is {} instead of {}", target.size(), place.size));
     }
-    let mut phases = vec![
-        ("fill and sync", filling),
-        ("close", closing),
-        ("reopen", reopening),
-    ];
+    let mut phases = vec![("fill and sync", filling), ("close", closing), ("reopen", reopening)];
     let start = Instant::now();
-    verify(
-        &target,
-        &ledger,
-        place.size,
-        &Progress::new("verify", place.size),
-    )
-    .await?;
+    verify(&target, &ledger, place.size, &Progress::new("verify", place.size)).await?;
     phases.push(("verify", start.elapsed()));
     conclude(target, place, &ledger, phases).await
 }
@@ -91,17 +77,12 @@ pub async fn child<T: Target>(place: &Place, seed: u64) -> Result<()> {
     T::make(place).await?;
     let target = T::open(place).await?;
     let mut out = std::io::stdout();
-    let stride = (place.size / CHILD_SYNCS)
-        .max(1)
-        .next_multiple_of(PIECE_MAX as u64);
+    let stride = (place.size / CHILD_SYNCS).max(1).next_multiple_of(PIECE_MAX as u64);
     let mut scratch = vec![0; PIECE_MAX];
     let mut at = 0;
     while at < place.size {
         let piece = (place.size - at).min(PIECE_MAX as u64) as usize;
-        ensure!(
-            piece.is_power_of_two(),
-            "the size must be whole MiB to be killed in"
-        );
+        ensure!(piece.is_power_of_two(), "the size must be whole MiB to be killed in");
         let block = at / BLOCK_SIZE as u64;
         let make = |out: &mut [u8]| ledger.pattern.fill(block, 1, out);
         target.write(at, &mut scratch[..piece], make).await?;
@@ -129,10 +110,7 @@ pub async fn killed<T: Target>(place: &Place, seed: u64, mut child: Child) -> Re
     let start = Instant::now();
     let (target, reopening) = open_after_kill::<T>(place).await?;
     let mut phases = vec![("fill until the kill", filling)];
-    phases.push((
-        "wait for the dead process's lock",
-        start.elapsed() - reopening,
-    ));
+    phases.push(("wait for the dead process's lock", start.elapsed() - reopening));
     phases.push(("reopen", reopening));
     let ledger = Ledger::written_once(seed);
     let start = Instant::now();
@@ -165,10 +143,7 @@ fn kill_at(child: &mut Child, lines: BufReader<ChildStdout>, size: u64) -> Resul
             dead = true;
         }
     }
-    ensure!(
-        dead,
-        "the child ended on its own with {synced} bytes acknowledged"
-    );
+    ensure!(dead, "the child ended on its own with {synced} bytes acknowledged");
     Ok(synced)
 }
 

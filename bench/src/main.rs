@@ -168,19 +168,11 @@ impl Options {
     }
 
     fn place(&self, device: Option<PathBuf>) -> Wish {
-        Wish {
-            file: self.file.clone(),
-            device,
-            keep: self.keep,
-            overwrite: self.overwrite,
-        }
+        Wish { file: self.file.clone(), device, keep: self.keep, overwrite: self.overwrite }
     }
 
     fn runtime(&self) -> Result<tokio::runtime::Runtime> {
-        ensure!(
-            (1..=64).contains(&self.workers),
-            "--workers must be 1 to 64"
-        );
+        ensure!((1..=64).contains(&self.workers), "--workers must be 1 to 64");
         let mut builder = match self.workers {
             1 => tokio::runtime::Builder::new_current_thread(),
             _ => tokio::runtime::Builder::new_multi_thread(),
@@ -217,10 +209,7 @@ fn list() -> Result<bool> {
     println!("targets: {}, {}", Foliant::NAME, Raw::NAME);
     for w in WORKLOADS {
         let (size, memory) = (show_bytes(w.size), show_bytes(w.memory));
-        println!(
-            "{:18} {} [{size} of data, {memory} of memory]",
-            w.name, w.about
-        );
+        println!("{:18} {} [{size} of data, {memory} of memory]", w.name, w.about);
     }
     let (size, memory) = (show_bytes(FILL_VERIFY_SIZE), show_bytes(FILL_VERIFY_MEMORY));
     println!(
@@ -252,13 +241,7 @@ fn run_on<T: Target>(run: &Run, bare: bool) -> Result<bool> {
         let lodging = lodging::<T>(&run.options, run.device.clone(), workload, &shape)?;
         let time = time(run.seconds)?;
         let seed = run.options.seed;
-        runtime.block_on(measured::<T>(
-            workload.name,
-            &shape,
-            &lodging.place,
-            time,
-            seed,
-        ))?
+        runtime.block_on(measured::<T>(workload.name, &shape, &lodging.place, time, seed))?
     };
     println!("{}", report.table());
     if let Some(path) = &run.options.json {
@@ -285,10 +268,7 @@ fn fill_lodging<T: Target>(run: &Run, check: bool) -> Result<Lodging> {
     let size = options.size.unwrap_or(FILL_VERIFY_SIZE);
     let size = size / workload::PIECE_MAX as u64 * workload::PIECE_MAX as u64;
     ensure!(size > 0, "--size must be at least 1MiB");
-    let store = store_bytes(
-        size,
-        options.fill.unwrap_or(FILL_VERIFY_PERCENT).clamp(1, 100),
-    );
+    let store = store_bytes(size, options.fill.unwrap_or(FILL_VERIFY_PERCENT).clamp(1, 100));
     let memory = options.memory.unwrap_or(FILL_VERIFY_MEMORY);
     let mut wish = options.place(run.device.clone());
     wish.overwrite |= !check;
@@ -331,9 +311,7 @@ async fn fill_killed<T: Target>(run: &Run, place: &Place) -> Result<Report> {
     command.arg("--size").arg(place.size.to_string());
     command.arg("--memory").arg(place.memory.to_string());
     command.arg("--seed").arg(run.options.seed.to_string());
-    command
-        .arg("--workers")
-        .arg(run.options.workers.to_string());
+    command.arg("--workers").arg(run.options.workers.to_string());
     if let Some(fill) = run.options.fill {
         command.arg("--fill").arg(fill.to_string());
     }
@@ -354,14 +332,8 @@ fn fill_child<T: Target>(run: &Run) -> Result<bool> {
 fn compare_both(line: &Compare) -> Result<bool> {
     let options = &line.options;
     let workload = Workload::named(&line.workload)?;
-    ensure!(
-        (1..=1000).contains(&line.rounds),
-        "--rounds must be 1 to 1000"
-    );
-    ensure!(
-        options.file.is_none(),
-        "compare makes two files of its own, in the temporary folder"
-    );
+    ensure!((1..=1000).contains(&line.rounds), "--rounds must be 1 to 1000");
+    ensure!(options.file.is_none(), "compare makes two files of its own, in the temporary folder");
     let (time, seed) = (time(line.seconds)?, options.seed);
     let shape = workload.shape(false, &options.wishes())?;
     let bare = workload.shape(true, &options.wishes())?;

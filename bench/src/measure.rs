@@ -36,8 +36,7 @@ impl Latencies {
     }
 
     pub fn record(&mut self, latency: Duration) {
-        self.nanoseconds
-            .saturating_record(latency.as_nanos() as u64);
+        self.nanoseconds.saturating_record(latency.as_nanos() as u64);
     }
 
     pub fn merge(&mut self, other: &Self) -> Result<()> {
@@ -130,10 +129,7 @@ mod tests {
     fn proc_files_are_read_in_the_right_columns() {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0";
         assert_eq!(parse_cpu(stat), Some(3.0));
-        assert_eq!(
-            parse_peak("VmPeak: 9 kB\nVmHWM:\t     128 kB\n"),
-            Some(128 * 1024)
-        );
+        assert_eq!(parse_peak("VmPeak: 9 kB\nVmHWM:\t     128 kB\n"), Some(128 * 1024));
         assert_eq!(parse_steal("cpu  1 2 3 4 5 6 7 800 9\ncpu0 1\n"), Some(8.0));
         assert_eq!(parse_peak("nothing"), None);
     }

@@ -41,13 +41,7 @@ impl Lodging {
             }
         };
         check(&path, device, wish.overwrite)?;
-        let place = Place {
-            path,
-            device,
-            size,
-            store,
-            memory,
-        };
+        let place = Place { path, device, size, store, memory };
         Ok(Self { place, own })
     }
 }
@@ -61,18 +55,11 @@ fn check(path: &Path, device: bool, overwrite: bool) -> Result<()> {
     if device {
         let block = found.file_type().is_block_device();
         ensure!(block, "{shown} is not a block device; use --file");
-        ensure!(
-            overwrite,
-            "everything on {shown} will be lost: say --overwrite"
-        );
+        ensure!(overwrite, "everything on {shown} will be lost: say --overwrite");
     } else {
         ensure!(found.is_file(), "{shown} is not a regular file");
         let free = found.len() == 0 || overwrite;
-        ensure!(
-            free,
-            "{shown} holds {} bytes that will be lost: say --overwrite",
-            found.len()
-        );
+        ensure!(free, "{shown} holds {} bytes that will be lost: say --overwrite", found.len());
     }
     Ok(())
 }
@@ -94,22 +81,14 @@ mod tests {
     fn nothing_is_overwritten_unasked_and_own_files_are_removed() {
         let path = std::env::temp_dir().join(format!("foliant-place-{}.img", std::process::id()));
         std::fs::write(&path, "precious").unwrap();
-        let mut wish = Wish {
-            file: Some(path.clone()),
-            ..Wish::default()
-        };
-        let refused = Lodging::find(&wish, "raw", 1, 1, 1)
-            .unwrap_err()
-            .to_string();
+        let mut wish = Wish { file: Some(path.clone()), ..Wish::default() };
+        let refused = Lodging::find(&wish, "raw", 1, 1, 1).unwrap_err().to_string();
         assert!(refused.contains("--overwrite"), "{refused}");
         wish.overwrite = true;
         drop(Lodging::find(&wish, "raw", 1, 1, 1).unwrap());
         assert!(path.exists(), "a named file stays");
         (wish.device, wish.file) = (Some(path.clone()), None);
-        assert!(
-            Lodging::find(&wish, "raw", 1, 1, 1).is_err(),
-            "a file is no device"
-        );
+        assert!(Lodging::find(&wish, "raw", 1, 1, 1).is_err(), "a file is no device");
         std::fs::remove_file(&path).unwrap();
 
         let own = Lodging::find(&Wish::default(), "place-test", 1, 1, 1).unwrap();

@@ -127,15 +127,9 @@ impl Figures {
 
     fn rows(&self, rows: &mut Vec<(String, String)>) {
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
-        row(
-            "measured",
-            format!("{} ops in {:.2} s", self.ops, self.seconds),
-        );
+        row("measured", format!("{} ops in {:.2} s", self.ops, self.seconds));
         row("ops per second", format!("{:.0}", self.ops_per_second));
-        row(
-            "throughput",
-            format!("{}/s", show_bytes(self.bytes_per_second as u64)),
-        );
+        row("throughput", format!("{}/s", show_bytes(self.bytes_per_second as u64)));
         row("latency", show_latency(&self.latency));
         if self.sync_latency.count > 0 {
             row("sync latency", show_latency(&self.sync_latency));
@@ -154,10 +148,7 @@ impl Figures {
         }
         let (before, after) = (self.load_average_before, self.load_average_after);
         let steal = self.steal_seconds;
-        row(
-            "load average",
-            format!("{before:.2} to {after:.2}, {steal:.2} s stolen"),
-        );
+        row("load average", format!("{before:.2} to {after:.2}, {steal:.2} s stolen"));
     }
 }
 
@@ -197,11 +188,7 @@ impl Report {
             ("memory allowed".to_owned(), show_bytes(title.memory_bytes)),
             (
                 "clients".to_owned(),
-                format!(
-                    "{} of {}",
-                    title.clients,
-                    show_bytes(title.piece_bytes as u64)
-                ),
+                format!("{} of {}", title.clients, show_bytes(title.piece_bytes as u64)),
             ),
             ("seed".to_owned(), title.seed.to_string()),
         ];

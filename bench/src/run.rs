@@ -120,9 +120,7 @@ pub async fn verify<T: Target>(
     while at < size {
         let piece = piece_at(at, size);
         let block = at / BLOCK_SIZE as u64;
-        let read = target.read(at, &mut scratch[..piece], |bytes| {
-            ledger.check(block, bytes)
-        });
+        let read = target.read(at, &mut scratch[..piece], |bytes| ledger.check(block, bytes));
         read.await?;
         at += piece as u64;
         bar.at(at);
@@ -147,20 +145,9 @@ impl<T: Target> Session<T> {
         let bar = Progress::new("fill", place.size);
         fill(&target, &ledger, place.size, &bar).await?;
         if shape.warm {
-            verify(
-                &target,
-                &ledger,
-                place.size,
-                &Progress::new("warm", place.size),
-            )
-            .await?;
+            verify(&target, &ledger, place.size, &Progress::new("warm", place.size)).await?;
         }
-        Ok(Self {
-            target,
-            ledger,
-            place: place.clone(),
-            shape: shape.clone(),
-        })
+        Ok(Self { target, ledger, place: place.clone(), shape: shape.clone() })
     }
 
     /// Runs the clients for about `time`. `stretch` gives each stretch its own random choices.
@@ -220,12 +207,7 @@ impl<T: Target> Session<T> {
     ///
     /// Gives back how long the opening took, and how the target recovered.
     pub async fn finish(self) -> Result<(Duration, Option<crate::report::Recovery>)> {
-        let Self {
-            target,
-            ledger,
-            place,
-            ..
-        } = self;
+        let Self { target, ledger, place, .. } = self;
         target.sync().await?;
         target.close().await?;
         let start = Instant::now();
@@ -241,11 +223,8 @@ impl<T: Target> Session<T> {
 
 impl<T: Target> Common<T> {
     async fn client(self: Arc<Self>, client: u64, mut random: Random) -> Result<Tally> {
-        let mut tally = Tally {
-            ops: 0,
-            latencies: Latencies::new()?,
-            sync_latencies: Latencies::new()?,
-        };
+        let mut tally =
+            Tally { ops: 0, latencies: Latencies::new()?, sync_latencies: Latencies::new()? };
         let mut scratch = vec![0; self.shape.piece];
         let clients = self.shape.clients as u64;
         // Without syncs the round is one operation, and nobody waits for anybody.

@@ -82,10 +82,7 @@ const RANDOM_READ: Shape = Shape {
     fill_percent: 50,
 };
 
-const COMMIT: Shape = Shape {
-    verb: Verb::Commit,
-    ..RANDOM_READ
-};
+const COMMIT: Shape = Shape { verb: Verb::Commit, ..RANDOM_READ };
 
 /// Every workload but `fill-verify`, which has a file of its own.
 pub const WORKLOADS: &[Workload] = &[
@@ -102,12 +99,7 @@ pub const WORKLOADS: &[Workload] = &[
         about: "4 KiB overwrites at random, a sync every 1024 (--sync-every)",
         size: GIB,
         memory: 128 * MIB,
-        base: Shape {
-            verb: Verb::Write,
-            clients: 1,
-            sync_every: Some(1024),
-            ..RANDOM_READ
-        },
+        base: Shape { verb: Verb::Write, clients: 1, sync_every: Some(1024), ..RANDOM_READ },
         bare: Some((32, BLOCK_SIZE)),
     },
     Workload {
@@ -115,11 +107,7 @@ pub const WORKLOADS: &[Workload] = &[
         about: "4 KiB reads in order (raw: 1 MiB, 16 at once)",
         size: GIB,
         memory: 128 * MIB,
-        base: Shape {
-            order: Order::Sequential,
-            clients: 1,
-            ..RANDOM_READ
-        },
+        base: Shape { order: Order::Sequential, clients: 1, ..RANDOM_READ },
         bare: Some((16, PIECE_MAX)),
     },
     Workload {
@@ -142,11 +130,7 @@ pub const WORKLOADS: &[Workload] = &[
         about: "4 KiB reads at random over data that fits the memory, one client",
         size: 256 * MIB,
         memory: 512 * MIB,
-        base: Shape {
-            clients: 1,
-            warm: true,
-            ..RANDOM_READ
-        },
+        base: Shape { clients: 1, warm: true, ..RANDOM_READ },
         bare: None,
     },
     Workload {
@@ -154,10 +138,7 @@ pub const WORKLOADS: &[Workload] = &[
         about: "durable commits of one 4 KiB block at random, one client",
         size: 256 * MIB,
         memory: 128 * MIB,
-        base: Shape {
-            clients: 1,
-            ..COMMIT
-        },
+        base: Shape { clients: 1, ..COMMIT },
         bare: None,
     },
     Workload {
@@ -165,10 +146,7 @@ pub const WORKLOADS: &[Workload] = &[
         about: "the same with 16 clients",
         size: 256 * MIB,
         memory: 128 * MIB,
-        base: Shape {
-            clients: 16,
-            ..COMMIT
-        },
+        base: Shape { clients: 16, ..COMMIT },
         bare: None,
     },
     Workload {
@@ -176,10 +154,7 @@ pub const WORKLOADS: &[Workload] = &[
         about: "the same with 64 clients",
         size: 256 * MIB,
         memory: 128 * MIB,
-        base: Shape {
-            clients: 64,
-            ..COMMIT
-        },
+        base: Shape { clients: 64, ..COMMIT },
         bare: None,
     },
 ];
@@ -194,10 +169,7 @@ impl Workload {
             return Ok(found);
         }
         let known: Vec<&str> = WORKLOADS.iter().map(|w| w.name).collect();
-        bail!(
-            "no workload {name:?}; there are {}, {FILL_VERIFY}",
-            known.join(", ")
-        );
+        bail!("no workload {name:?}; there are {}, {FILL_VERIFY}", known.join(", "));
     }
 
     /// The shape for a target; `bare` is one without a cache. Errors name the bad wish.
@@ -220,10 +192,7 @@ impl Workload {
     pub fn size(&self, shape: &Shape, wishes: &Wishes) -> Result<u64> {
         let unit = shape.piece as u64 * shape.clients as u64;
         let size = wishes.size.unwrap_or(self.size) / unit * unit;
-        ensure!(
-            size > 0,
-            "--size is less than one piece for each client ({unit} bytes)"
-        );
+        ensure!(size > 0, "--size is less than one piece for each client ({unit} bytes)");
         Ok(size)
     }
 }
@@ -234,22 +203,13 @@ impl Shape {
         let whole = piece.is_power_of_two() && (BLOCK_SIZE..=PIECE_MAX).contains(&piece);
         ensure!(whole, "--piece must be a power of two from 4KiB to 1MiB");
         ensure!((1..=1024).contains(&clients), "--clients must be 1 to 1024");
-        ensure!(
-            (1..=100).contains(&self.fill_percent),
-            "--fill must be 1 to 100 percent"
-        );
+        ensure!((1..=100).contains(&self.fill_percent), "--fill must be 1 to 100 percent");
         let Some(every) = self.sync_every else {
             return Ok(());
         };
-        ensure!(
-            self.verb == Verb::Write,
-            "--sync-every is for workloads that write"
-        );
+        ensure!(self.verb == Verb::Write, "--sync-every is for workloads that write");
         let even = every >= clients as u64 && every.is_multiple_of(clients as u64);
-        ensure!(
-            even,
-            "--sync-every must be a multiple of --clients ({clients})"
-        );
+        ensure!(even, "--sync-every must be a multiple of --clients ({clients})");
         Ok(())
     }
 }
@@ -262,13 +222,10 @@ pub fn store_bytes(size: u64, fill_percent: u64) -> u64 {
 
 /// Reads a number of bytes such as `4096`, `64KiB` or `8GiB`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| format!("{text:?} does not start with a number"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} does not start with a number"))?;
     let scale = match unit.trim() {
         "" | "B" => 1,
         "K" | "KiB" => KIB,
@@ -277,19 +234,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "T" | "TiB" => GIB * 1024,
         other => return Err(format!("{other:?} is no unit; use KiB, MiB, GiB or TiB")),
     };
-    number
-        .checked_mul(scale)
-        .ok_or_else(|| format!("{text:?} is too large"))
+    number.checked_mul(scale).ok_or_else(|| format!("{text:?} is too large"))
 }
 
 /// Writes a number of bytes for people.
 pub fn show_bytes(bytes: u64) -> String {
-    let units = [
-        (GIB * 1024, "TiB"),
-        (GIB, "GiB"),
-        (MIB, "MiB"),
-        (KIB, "KiB"),
-    ];
+    let units = [(GIB * 1024, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     match units.iter().find(|(scale, _)| bytes >= *scale) {
         Some((scale, unit)) if bytes.is_multiple_of(*scale) => format!("{} {unit}", bytes / scale),
         Some((scale, unit)) => format!("{:.1} {unit}", bytes as f64 / *scale as f64),
@@ -320,19 +270,10 @@ mod tests {
             for bare in [false, true] {
                 let shape = workload.shape(bare, &Wishes::default()).unwrap();
                 let size = workload.size(&shape, &Wishes::default()).unwrap();
-                assert_eq!(
-                    size, workload.size,
-                    "{} loses data to rounding",
-                    workload.name
-                );
+                assert_eq!(size, workload.size, "{} loses data to rounding", workload.name);
             }
         }
-        assert!(
-            Workload::named("no-such")
-                .unwrap_err()
-                .to_string()
-                .contains("commit-16")
-        );
+        assert!(Workload::named("no-such").unwrap_err().to_string().contains("commit-16"));
     }
 
     #[test]
@@ -340,38 +281,13 @@ mod tests {
         let workload = Workload::named("random-write-sync").unwrap();
         let refused = |wishes: Wishes| workload.shape(false, &wishes).is_err();
         let none = Wishes::default;
-        assert!(refused(Wishes {
-            clients: Some(0),
-            ..none()
-        }));
-        assert!(refused(Wishes {
-            piece: Some(5000),
-            ..none()
-        }));
-        assert!(refused(Wishes {
-            piece: Some(2 << 20),
-            ..none()
-        }));
-        assert!(refused(Wishes {
-            clients: Some(3),
-            ..none()
-        }));
-        assert!(refused(Wishes {
-            fill_percent: Some(0),
-            ..none()
-        }));
+        assert!(refused(Wishes { clients: Some(0), ..none() }));
+        assert!(refused(Wishes { piece: Some(5000), ..none() }));
+        assert!(refused(Wishes { piece: Some(2 << 20), ..none() }));
+        assert!(refused(Wishes { clients: Some(3), ..none() }));
+        assert!(refused(Wishes { fill_percent: Some(0), ..none() }));
         let reading = Workload::named("random-read").unwrap();
-        assert!(
-            reading
-                .shape(
-                    false,
-                    &Wishes {
-                        sync_every: Some(64),
-                        ..none()
-                    }
-                )
-                .is_err()
-        );
+        assert!(reading.shape(false, &Wishes { sync_every: Some(64), ..none() }).is_err());
     }
 
     #[test]

@@ -84,11 +84,7 @@ impl FreeLists {
     }
 
     fn unlink(&mut self, at: u32, order: u8) {
-        assert_eq!(
-            self.head[at as usize],
-            order + 1,
-            "not the head of a free region"
-        );
+        assert_eq!(self.head[at as usize], order + 1, "not the head of a free region");
         let list = &mut self.free[usize::from(order)];
         let slot = self.slot[at as usize] as usize;
         list.swap_remove(slot);
@@ -134,10 +130,7 @@ impl Arena {
         let fail =
             |kind, detail: String| DeviceError::new(Operation::Open, 0, bytes as u64, kind, detail);
         if blocks == 0 || blocks > u32::MAX as usize {
-            return Err(fail(
-                DeviceErrorKind::InvalidInput,
-                "arena size out of range".into(),
-            ));
+            return Err(fail(DeviceErrorKind::InvalidInput, "arena size out of range".into()));
         }
         let bytes = blocks * BLOCK_SIZE;
         // SAFETY: a fresh private anonymous mapping; nothing else knows its address.
@@ -153,10 +146,7 @@ impl Arena {
         };
         if base == libc::MAP_FAILED {
             let cause = std::io::Error::last_os_error();
-            return Err(fail(
-                DeviceErrorKind::NoSpace,
-                format!("mapping the arena: {cause}"),
-            ));
+            return Err(fail(DeviceErrorKind::NoSpace, format!("mapping the arena: {cause}")));
         }
         // SAFETY: the range is the mapping just made; advice cannot break it. Failure only means
         // small pages or pages that fault in later.
@@ -167,14 +157,7 @@ impl Arena {
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| fail(DeviceErrorKind::NoSpace, "mapped at address zero".into()))?;
         let free = Mutex::new(FreeLists::new(blocks));
-        Ok(Self {
-            inner: Arc::new(ArenaInner {
-                base,
-                bytes,
-                free,
-                freed: Notify::new(),
-            }),
-        })
+        Ok(Self { inner: Arc::new(ArenaInner { base, bytes, free, freed: Notify::new() }) })
     }
 
     /// A buffer of 2^order blocks, or `None` when no region of that size is free.
@@ -186,13 +169,7 @@ impl Arena {
     pub fn allocate(&self, order: u8) -> Option<Buffer> {
         assert!(order <= ORDER_MAX, "order {order} is over the largest one");
         let at = self.inner.free.lock().take(order)?;
-        Some(Buffer {
-            region: Arc::new(Region {
-                arena: self.clone(),
-                at,
-                order,
-            }),
-        })
+        Some(Buffer { region: Arc::new(Region { arena: self.clone(), at, order }) })
     }
 
     /// Size of the arena in blocks.
@@ -226,12 +203,7 @@ impl Drop for ArenaInner {
 
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Arena({} of {} blocks free)",
-            self.free_blocks(),
-            self.capacity_blocks()
-        )
+        write!(f, "Arena({} of {} blocks free)", self.free_blocks(), self.capacity_blocks())
     }
 }
 
@@ -248,13 +220,7 @@ impl Region {
 
     fn ptr(&self) -> *mut u8 {
         // SAFETY: `at` was handed out by the free lists, so it lies inside the mapping.
-        unsafe {
-            self.arena
-                .inner
-                .base
-                .as_ptr()
-                .add(self.at as usize * BLOCK_SIZE)
-        }
+        unsafe { self.arena.inner.base.as_ptr().add(self.at as usize * BLOCK_SIZE) }
     }
 }
 
@@ -300,14 +266,8 @@ impl Buffer {
     /// # Panics
     /// If the range is not inside the buffer.
     pub fn segment(&self, range: Range<usize>) -> Segment {
-        assert!(
-            range.start <= range.end && range.end <= self.len(),
-            "segment out of bounds"
-        );
-        Segment {
-            buffer: self.clone(),
-            range,
-        }
+        assert!(range.start <= range.end && range.end <= self.len(), "segment out of bounds");
+        Segment { buffer: self.clone(), range }
     }
 
     /// The address the kernel reads from or writes to.
@@ -328,11 +288,7 @@ impl Deref for Buffer {
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Buffer(block {}, order {})",
-            self.region.at, self.region.order
-        )
+        write!(f, "Buffer(block {}, order {})", self.region.at, self.region.order)
     }
 }
 
@@ -349,15 +305,9 @@ impl Segment {
     /// # Panics
     /// If the range is not inside the segment.
     pub fn slice(&self, range: Range<usize>) -> Self {
-        assert!(
-            range.start <= range.end && range.end <= self.range.len(),
-            "slice out of bounds"
-        );
+        assert!(range.start <= range.end && range.end <= self.range.len(), "slice out of bounds");
         let range = self.range.start + range.start..self.range.start + range.end;
-        Self {
-            buffer: self.buffer.clone(),
-            range,
-        }
+        Self { buffer: self.buffer.clone(), range }
     }
 
     /// The address the kernel reads from.
@@ -405,9 +355,7 @@ mod tests {
     #[test]
     fn buddies_join_again() {
         let arena = Arena::new((1 << ORDER_MAX) * BLOCK_SIZE).unwrap();
-        let all: Vec<_> = (0..1 << ORDER_MAX)
-            .map(|_| arena.allocate(0).unwrap())
-            .collect();
+        let all: Vec<_> = (0..1 << ORDER_MAX).map(|_| arena.allocate(0).unwrap()).collect();
         assert!(arena.allocate(0).is_none());
         drop(all);
         assert_eq!(arena.free_blocks(), 1 << ORDER_MAX);

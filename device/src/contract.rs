@@ -112,9 +112,7 @@ pub struct Device {
 impl Device {
     /// Wraps an implementation.
     pub fn new(device: impl BlockDevice) -> Self {
-        Self {
-            inner: Arc::new(device),
-        }
+        Self { inner: Arc::new(device) }
     }
 
     /// Wraps a shared implementation, for callers that keep a typed handle as well.
@@ -142,10 +140,7 @@ impl Device {
     /// # Panics
     /// If a buffer is shared: the kernel must never write into memory that somebody reads.
     pub fn read(&self, block: u64, into: Vec<Buffer>) -> IoFuture<ReadOutcome> {
-        assert!(
-            into.iter().all(Buffer::is_unique),
-            "read into a shared buffer"
-        );
+        assert!(into.iter().all(Buffer::is_unique), "read into a shared buffer");
         let count = into.iter().map(|b| b.len() / BLOCK_SIZE).sum::<usize>() as u64;
         if let Err(e) = self.geometry().check(Operation::Read, block, count) {
             return Box::pin(async move { (into, Err(e)) });
@@ -158,10 +153,7 @@ impl Device {
     /// # Panics
     /// If a segment is not whole blocks.
     pub fn write(&self, block: u64, from: Vec<Segment>, persist: Persist) -> IoFuture<Result<()>> {
-        assert!(
-            from.iter().all(|s| s.len() % BLOCK_SIZE == 0),
-            "write of a partial block"
-        );
+        assert!(from.iter().all(|s| s.len() % BLOCK_SIZE == 0), "write of a partial block");
         let count = from.iter().map(|s| s.len() / BLOCK_SIZE).sum::<usize>() as u64;
         match self.geometry().check(Operation::Write, block, count) {
             Ok(()) => self.inner.write(block, from, persist),

@@ -69,13 +69,7 @@ impl DeviceError {
         kind: DeviceErrorKind,
         detail: impl Into<String>,
     ) -> Self {
-        Self {
-            op,
-            offset,
-            len,
-            kind,
-            detail: detail.into(),
-        }
+        Self { op, offset, len, kind, detail: detail.into() }
     }
 
     /// An error made from what the system returned.

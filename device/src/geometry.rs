@@ -46,9 +46,7 @@ impl Geometry {
 
     /// Whether `count` blocks from `block` lie on the device; the error names the place.
     pub fn check(&self, op: Operation, block: u64, count: u64) -> Result<()> {
-        let fits = block
-            .checked_add(count)
-            .is_some_and(|end| end <= self.blocks);
+        let fits = block.checked_add(count).is_some_and(|end| end <= self.blocks);
         if fits {
             return Ok(());
         }

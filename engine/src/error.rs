@@ -63,30 +63,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind` with a sentence that says verb, place and reason.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                kind,
-                message: message.into(),
-                source: None,
-            }),
-        }
+        Self { inner: Arc::new(Inner { kind, message: message.into(), source: None }) }
     }
 
     /// Bytes at `block` are not a sound `what`.
     pub fn corrupt(what: &str, block: BlockNo, why: impl fmt::Display) -> Self {
-        Self::new(
-            ErrorKind::Corrupt,
-            format!("{what} at block {block} is damaged: {why}"),
-        )
+        Self::new(ErrorKind::Corrupt, format!("{what} at block {block} is damaged: {why}"))
     }
 
     /// A checksum did not match.
     pub fn checksum(what: &str, block: BlockNo, expected: u32, got: u32) -> Self {
-        Self::corrupt(
-            what,
-            block,
-            format!("checksum {got:#010x}, expected {expected:#010x}"),
-        )
+        Self::corrupt(what, block, format!("checksum {got:#010x}, expected {expected:#010x}"))
     }
 
     /// An argument that cannot be served.
@@ -98,14 +85,8 @@ impl Error {
     pub fn writes_stopped(cause: &Self) -> Self {
         let message = format!("writes are stopped: {cause}");
         let source: Box<dyn std::error::Error + Send + Sync> = Box::new(cause.clone());
-        let inner = Inner {
-            kind: ErrorKind::WritesStopped,
-            message,
-            source: Some(source),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
+        let inner = Inner { kind: ErrorKind::WritesStopped, message, source: Some(source) };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The class of the failure.
@@ -141,13 +122,7 @@ impl From<DeviceError> for Error {
             _ => ErrorKind::Device,
         };
         let message = cause.to_string();
-        Self {
-            inner: Arc::new(Inner {
-                kind,
-                message,
-                source: Some(Box::new(cause)),
-            }),
-        }
+        Self { inner: Arc::new(Inner { kind, message, source: Some(Box::new(cause)) }) }
     }
 }
 

@@ -18,11 +18,7 @@ pub struct BlockNo(pub u64);
 impl BlockNo {
     /// The block `count` further on.
     pub fn plus(self, count: u64) -> Self {
-        Self(
-            self.0
-                .checked_add(count)
-                .expect("block numbers are far below 2^64"),
-        )
+        Self(self.0.checked_add(count).expect("block numbers are far below 2^64"))
     }
 }
 
@@ -94,10 +90,7 @@ impl FileBlocks {
             let at = range.start / BLOCK;
             return Self { start: at, end: at };
         }
-        Self {
-            start: range.start / BLOCK,
-            end: range.end.div_ceil(BLOCK),
-        }
+        Self { start: range.start / BLOCK, end: range.end.div_ceil(BLOCK) }
     }
 
     /// Number of blocks.
@@ -113,10 +106,7 @@ impl FileBlocks {
     /// The blocks in both.
     pub fn intersect(self, other: Self) -> Self {
         let start = self.start.max(other.start);
-        Self {
-            start,
-            end: self.end.min(other.end).max(start),
-        }
+        Self { start, end: self.end.min(other.end).max(start) }
     }
 
     /// The bytes of these blocks.

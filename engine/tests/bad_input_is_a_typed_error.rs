@@ -40,7 +40,10 @@ impl Scratch {
         let blocks = bytes.chunks_exact(BLOCK as usize).enumerate();
         let kind = |b: &[u8]| u16::from_le_bytes([b[4], b[5]]);
         let address = |b: &[u8]| u64::from_le_bytes(b[8..16].try_into().unwrap());
-        blocks.filter(|(n, b)| address(b) == *n as u64 && *n > 0).map(|(n, b)| (n as u64, kind(b))).collect()
+        blocks
+            .filter(|(n, b)| address(b) == *n as u64 && *n > 0)
+            .map(|(n, b)| (n as u64, kind(b)))
+            .collect()
     }
 }
 
@@ -216,9 +219,18 @@ async fn names_and_offsets_out_of_range() {
     let scratch = store("arguments").await;
     let engine = Engine::open(scratch.path()).memory_bytes(8 << 20).run().await.unwrap();
     for name in [vec![], vec![b'n'; 256]] {
-        assert_eq!(engine.create(&name).await.expect_err("bad name").kind(), ErrorKind::InvalidInput);
-        assert_eq!(engine.object(&name).await.expect_err("bad name").kind(), ErrorKind::InvalidInput);
-        assert_eq!(engine.remove(&name).await.expect_err("bad name").kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            engine.create(&name).await.expect_err("bad name").kind(),
+            ErrorKind::InvalidInput
+        );
+        assert_eq!(
+            engine.object(&name).await.expect_err("bad name").kind(),
+            ErrorKind::InvalidInput
+        );
+        assert_eq!(
+            engine.remove(&name).await.expect_err("bad name").kind(),
+            ErrorKind::InvalidInput
+        );
     }
     for name in [vec![b'n'; 255], vec![0], vec![0xFF; 255], b"a/b\n".to_vec()] {
         engine.create(&name).await.expect("bytes are bytes");
@@ -236,7 +248,10 @@ async fn names_and_offsets_out_of_range() {
     }
     for bad in [1 << 63, u64::MAX] {
         assert_eq!(object.truncate(bad).await.expect_err("range").kind(), ErrorKind::InvalidInput);
-        assert_eq!(object.preallocate(0..bad).await.expect_err("range").kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            object.preallocate(0..bad).await.expect_err("range").kind(),
+            ErrorKind::InvalidInput
+        );
     }
     #[allow(clippy::reversed_empty_ranges)]
     let backwards = object.punch(9..3).await;

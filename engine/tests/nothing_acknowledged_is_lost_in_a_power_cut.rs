@@ -242,7 +242,9 @@ impl Run {
             for (i, (want, got)) in state.iter().zip(found).enumerate() {
                 let differ = want.iter().zip(got).position(|(a, b)| a != b);
                 let sizes = (want.len(), got.len());
-                eprintln!("after commit {n}: object {i} sizes {sizes:?}, first difference {differ:?}");
+                eprintln!(
+                    "after commit {n}: object {i} sizes {sizes:?}, first difference {differ:?}"
+                );
             }
         }
         panic!("the logged objects are at no commit since the last acknowledged one");

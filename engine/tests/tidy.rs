@@ -24,27 +24,19 @@ use source::File;
 
 fn root() -> PathBuf {
     let engine = Path::new(env!("CARGO_MANIFEST_DIR"));
-    engine
-        .parent()
-        .expect("the crate lies in the workspace")
-        .to_owned()
+    engine.parent().expect("the crate lies in the workspace").to_owned()
 }
 
 fn sources() -> Vec<File> {
     let crates = plan::CRATES.iter().map(|row| row.0);
-    let all: Vec<File> = crates
-        .flat_map(|k| source::read_crate(&root(), k))
-        .collect();
+    let all: Vec<File> = crates.flat_map(|k| source::read_crate(&root(), k)).collect();
     assert!(all.len() > 20, "only {} files: a wrong folder?", all.len());
     all
 }
 
 /// Files that git tracks; without git (a source archive), the sources and manifests.
 fn tracked() -> Vec<String> {
-    let git = Command::new("git")
-        .arg("ls-files")
-        .current_dir(root())
-        .output();
+    let git = Command::new("git").arg("ls-files").current_dir(root()).output();
     if let Ok(out) = git
         && out.status.success()
     {
@@ -81,11 +73,7 @@ fn the_crates_keep_their_demarcation() {
     }
     let device = std::fs::read_to_string(root().join("device/Cargo.toml"));
     let device = device.expect("the device crate has a manifest");
-    assert!(
-        !device
-            .lines()
-            .any(|l| l.starts_with("foliant.") || l.starts_with("foliant ="))
-    );
+    assert!(!device.lines().any(|l| l.starts_with("foliant.") || l.starts_with("foliant =")));
 }
 
 #[test]

@@ -53,10 +53,7 @@ impl Target for Foliant {
         F: FnOnce(&[u8]) + Send,
     {
         let count = self.object.read_at(offset, scratch).await?;
-        ensure!(
-            count == scratch.len(),
-            "short read of {count} bytes at byte {offset}"
-        );
+        ensure!(count == scratch.len(), "short read of {count} bytes at byte {offset}");
         see(scratch);
         Ok(())
     }

@@ -62,9 +62,7 @@ impl Raw {
         let mut buffer = self.buffer(len).await;
         fill(buffer.get_mut().context("a fresh buffer is unique")?);
         let block = offset / BLOCK_SIZE as u64;
-        self.device
-            .write(block, vec![buffer.into()], persist)
-            .await?;
+        self.device.write(block, vec![buffer.into()], persist).await?;
         self.totals.written.fetch_add(len as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -85,18 +83,10 @@ impl Target for Raw {
         let device = open_device(place)?;
         let capacity = device.geometry().blocks * BLOCK_SIZE as u64;
         let size = place.size;
-        ensure!(
-            capacity >= size,
-            "the device has {capacity} bytes, {size} were asked for"
-        );
+        ensure!(capacity >= size, "the device has {capacity} bytes, {size} were asked for");
         let arena = Arena::new(ARENA_PIECES * PIECE_MAX)?;
         device.register(&arena);
-        Ok(Self {
-            device,
-            arena,
-            size,
-            totals: Arc::default(),
-        })
+        Ok(Self { device, arena, size, totals: Arc::default() })
     }
 
     fn size(&self) -> u64 {
@@ -127,8 +117,7 @@ impl Target for Raw {
         F: FnOnce(&mut [u8]) + Send,
     {
         self.totals.flushes.fetch_add(1, Ordering::Relaxed);
-        self.put(offset, scratch.len(), fill, Persist::Durable)
-            .await
+        self.put(offset, scratch.len(), fill, Persist::Durable).await
     }
 
     async fn sync(&self) -> Result<()> {
@@ -160,7 +149,5 @@ impl Target for Raw {
 
 fn open_device(place: &Place) -> Result<Device> {
     let blocks = place.size / BLOCK_SIZE as u64;
-    Ok(Device::new(foliant_device::backend::mem::MemDevice::new(
-        blocks,
-    )))
+    Ok(Device::new(foliant_device::backend::mem::MemDevice::new(blocks)))
 }

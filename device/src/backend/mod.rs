@@ -12,6 +12,6 @@ mod store;
 mod threads;
 
 pub use open::BackendChoice;
-pub use open::OpenOptions;
 pub use open::DEPTH_DEFAULT;
 pub use open::DEPTH_MAX;
+pub use open::OpenOptions;

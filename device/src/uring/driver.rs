@@ -345,9 +345,8 @@ impl Shared {
         let Some(ring) = guard.as_mut() else { return false };
         ring.listen(true);
         let mut slots = self.slots.lock();
-        let awake = ring.has_completions()
-            || slots.has_work()
-            || slots.is_closed() && slots.is_idle();
+        let awake =
+            ring.has_completions() || slots.has_work() || slots.is_closed() && slots.is_idle();
         slots.driver_sleeps = !awake;
         if awake {
             ring.listen(false);

@@ -216,7 +216,8 @@ impl Request {
     }
 
     fn first_piece(&self) -> (*const u8, u32) {
-        let (memory, len) = self.vectors.first().expect("a transfer of nothing was completed early");
+        let (memory, len) =
+            self.vectors.first().expect("a transfer of nothing was completed early");
         (memory, u32::try_from(len).expect("an entry carries at most ENTRY_BYTES_MAX"))
     }
 

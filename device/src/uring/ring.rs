@@ -112,7 +112,14 @@ impl Ring {
         assert!(uring.params().sq_entries() >= depth, "the ring is smaller than asked");
         assert!(uring.params().cq_entries() >= 2 * depth, "completions could overflow");
         let file_is_registered = uring.submitter().register_files(&[file.as_raw_fd()]).is_ok();
-        Ok(Self { uring, file, file_is_registered, staged: VecDeque::new(), broken: false, arena: None })
+        Ok(Self {
+            uring,
+            file,
+            file_is_registered,
+            staged: VecDeque::new(),
+            broken: false,
+            arena: None,
+        })
     }
 
     /// Makes the kernel signal `fd` (an eventfd) for completions while [`Ring::listen`] is on.

@@ -113,7 +113,10 @@ impl Slots {
     }
 
     /// Queues a request. A closed table returns it with the reason.
-    pub(crate) fn insert(&mut self, request: Request) -> std::result::Result<Key, (Request, DeviceError)> {
+    pub(crate) fn insert(
+        &mut self,
+        request: Request,
+    ) -> std::result::Result<Key, (Request, DeviceError)> {
         if let Some(reason) = self.closed {
             let error = request.error(DeviceErrorKind::Gone, reason);
             return Err((request, error));

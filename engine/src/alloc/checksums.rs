@@ -65,10 +65,7 @@ impl Space {
             true => Ok(()),
             false => Err(Error::new(
                 ErrorKind::Corrupt,
-                format!(
-                    "{} blocks at block {} cannot hold data",
-                    span.blocks, span.start
-                ),
+                format!("{} blocks at block {} cannot hold data", span.blocks, span.start),
             )),
         }
     }

@@ -22,11 +22,7 @@ impl Group {
     /// A group whose `used` blocks are set.
     pub fn new(used: BitSet) -> Self {
         let free = used.len() - used.count();
-        Self {
-            busy: used,
-            free,
-            pins: 0,
-        }
+        Self { busy: used, free, pins: 0 }
     }
 
     /// Blocks that can be taken.
@@ -74,9 +70,7 @@ impl Group {
 
     /// Whether all of these are busy.
     pub fn is_busy(&self, range: Range<usize>) -> bool {
-        self.busy
-            .next_clear(range.start)
-            .is_none_or(|clear| clear >= range.end)
+        self.busy.next_clear(range.start).is_none_or(|clear| clear >= range.end)
     }
 
     /// Keeps the group in memory for `blocks` more blocks.
@@ -86,10 +80,7 @@ impl Group {
 
     /// Ends [`Self::pin`] for `blocks`.
     pub fn unpin(&mut self, blocks: u64) {
-        self.pins = self
-            .pins
-            .checked_sub(blocks)
-            .expect("unpinned more than was pinned");
+        self.pins = self.pins.checked_sub(blocks).expect("unpinned more than was pinned");
     }
 }
 

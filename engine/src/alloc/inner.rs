@@ -31,10 +31,7 @@ pub struct Hint {
     pub longest: u32,
 }
 
-const UNKNOWN: Hint = Hint {
-    free: u32::MAX,
-    longest: u32::MAX,
-};
+const UNKNOWN: Hint = Hint { free: u32::MAX, longest: u32::MAX };
 
 /// A place from which a search goes on: a group and an index in it.
 pub type Cursor = (u64, usize);
@@ -101,11 +98,7 @@ impl Inner {
     ///
     /// Errors: `Corrupt` when they cannot be.
     pub fn load(&mut self, root: &Root) -> Result<()> {
-        assert_eq!(
-            self.claimed + self.nodes + self.holds.blocks(),
-            0,
-            "loaded while in use"
-        );
+        assert_eq!(self.claimed + self.nodes + self.holds.blocks(), 0, "loaded while in use");
         if root.free_blocks > self.layout.data_blocks() || root.groups_ready > self.layout.groups()
         {
             let why = "it counts more free blocks or groups than there are";
@@ -153,8 +146,7 @@ impl Inner {
 
     /// The group of claimed or held blocks, which cannot have been dropped.
     fn pinned(&mut self, group: u64) -> &mut Group {
-        self.group(group)
-            .expect("groups with claimed or held blocks stay loaded")
+        self.group(group).expect("groups with claimed or held blocks stay loaded")
     }
 
     /// Puts a group into memory, and drops others that need not be there.
@@ -190,10 +182,7 @@ impl Inner {
 
     /// Where `span`, which holds data or a node, lies.
     pub fn locate(&self, span: DeviceSpan) -> (u64, Range<usize>) {
-        assert!(
-            self.layout.is_data(span),
-            "{span:?} is not in the data area of a group"
-        );
+        assert!(self.layout.is_data(span), "{span:?} is not in the data area of a group");
         let (group, index) = self.layout.group_of(span.start).expect("it is data");
         (group, index as usize..(index + span.blocks) as usize)
     }
@@ -207,10 +196,7 @@ impl Inner {
         state.pin(blocks);
         let free = state.free() as u32;
         self.hints[group as usize].free = free;
-        self.usable = self
-            .usable
-            .checked_sub(blocks)
-            .expect("more was free than counted");
+        self.usable = self.usable.checked_sub(blocks).expect("more was free than counted");
         DeviceSpan::new(start, blocks)
     }
 
@@ -222,10 +208,7 @@ impl Inner {
         state.give(range);
         state.unpin(span.blocks);
         let free = state.free() as u32;
-        self.hints[group as usize] = Hint {
-            free,
-            longest: u32::MAX,
-        };
+        self.hints[group as usize] = Hint { free, longest: u32::MAX };
         self.node_cursor = self.node_cursor.min(first);
         self.usable += span.blocks;
         self.gains += 1;
@@ -239,11 +222,7 @@ impl Inner {
         let at = self.layout.group_block(group);
         let state = self.pinned(group);
         if !state.is_busy(range) {
-            return Err(Error::corrupt(
-                "group block",
-                at,
-                format!("{span:?} was free already"),
-            ));
+            return Err(Error::corrupt("group block", at, format!("{span:?} was free already")));
         }
         state.pin(span.blocks);
         Ok(())

@@ -40,10 +40,6 @@ pub async fn ensure_ready<W: BlockWrite>(w: &mut W, layout: &Layout, group: u64)
     }
     match w.root().groups_ready <= layout.groups() {
         true => Ok(()),
-        false => Err(Error::corrupt(
-            "root",
-            layout.root,
-            "it counts more groups than there are",
-        )),
+        false => Err(Error::corrupt("root", layout.root, "it counts more groups than there are")),
     }
 }

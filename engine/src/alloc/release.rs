@@ -39,11 +39,7 @@ impl Holds {
 
     /// Holds `span`, freed by the transaction at `lsn`; `logged`: a replayable record names it.
     pub fn push(&mut self, lsn: Lsn, span: DeviceSpan, logged: bool) {
-        let queue = if logged {
-            &mut self.logged
-        } else {
-            &mut self.unlogged
-        };
+        let queue = if logged { &mut self.logged } else { &mut self.unlogged };
         // Tickets may be settled in another order than their transactions committed; holding one a
         // little longer keeps the queue sorted.
         let lsn = queue.back().map_or(lsn, |(last, _)| lsn.max(*last));

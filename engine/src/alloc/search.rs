@@ -80,15 +80,7 @@ impl Search {
     }
 
     fn new(wanted: u64, for_node: bool, phase: Phase) -> Self {
-        Self {
-            wanted,
-            for_node,
-            phase,
-            start: UNSET,
-            visited: 0,
-            looked: 0,
-            gains: 0,
-        }
+        Self { wanted, for_node, phase, start: UNSET, visited: 0, looked: 0, gains: 0 }
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -150,11 +142,7 @@ impl Search {
 
     /// Least length of a run that this phase takes, how many groups it looks into, and what follows.
     fn terms(&self) -> (u64, u32, Phase) {
-        let after_singles = if self.for_node {
-            Phase::Virgin
-        } else {
-            Phase::Over
-        };
+        let after_singles = if self.for_node { Phase::Virgin } else { Phase::Over };
         match self.phase {
             Phase::Long => (self.wanted.min(LONG_BLOCKS), LONG_GROUPS, Phase::Virgin),
             Phase::Runs => (self.wanted.min(RUN_BLOCKS), RUN_GROUPS, Phase::Singles),
@@ -167,11 +155,7 @@ impl Search {
         let opened = inner.opened;
         if self.start == UNSET {
             self.gains = inner.gains;
-            self.start = if self.for_node {
-                inner.node_cursor
-            } else {
-                inner.data_cursor
-            };
+            self.start = if self.for_node { inner.node_cursor } else { inner.data_cursor };
         }
         // The group where it began is visited twice: from the cursor on, and at last from its start.
         while self.visited <= opened && opened > 0 && self.looked < self.terms().1 {

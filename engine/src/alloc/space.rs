@@ -74,9 +74,7 @@ impl Space {
     /// Space of a volume with this layout, before its root is known.
     pub fn new(layout: Layout, log: Arc<dyn LogState>) -> Self {
         let inner = Mutex::new(Inner::new(layout.clone()));
-        Self {
-            shared: Arc::new(Shared { layout, log, inner }),
-        }
+        Self { shared: Arc::new(Shared { layout, log, inner }) }
     }
 
     /// Takes over the counts of the committed root; nothing may be claimed or held yet.
@@ -108,10 +106,7 @@ impl Space {
         if !inner.can_promise(blocks) {
             return Err(Error::new(
                 ErrorKind::NoSpace,
-                format!(
-                    "{blocks} blocks are wanted, {} are available",
-                    inner.available()
-                ),
+                format!("{blocks} blocks are wanted, {} are available", inner.available()),
             ));
         }
         inner.promised += blocks;
@@ -146,10 +141,7 @@ impl Space {
         let mut inner = self.shared.inner.lock();
         let spans = self.poppable(&mut inner, spans_max);
         inner.discarding += spans.iter().map(|span| span.blocks).sum::<u64>();
-        Discards {
-            space: self.clone(),
-            spans,
-        }
+        Discards { space: self.clone(), spans }
     }
 
     /// The numbers.

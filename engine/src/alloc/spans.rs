@@ -123,10 +123,7 @@ mod tests {
             assert_eq!(all, model.iter().copied().collect::<Vec<_>>());
             assert_eq!(set.blocks(), model.len() as u64);
             let spans: Vec<_> = set.iter().collect();
-            assert!(
-                spans.windows(2).all(|w| w[0].end() < w[1].start),
-                "not joined"
-            );
+            assert!(spans.windows(2).all(|w| w[0].end() < w[1].start), "not joined");
         }
         assert!(refused > 1000);
     }

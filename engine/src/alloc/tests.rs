@@ -103,10 +103,7 @@ impl Volume {
 }
 
 fn blocks_of(spans: &[DeviceSpan]) -> Vec<u64> {
-    spans
-        .iter()
-        .flat_map(|span| span.iter().map(|b| b.0))
-        .collect()
+    spans.iter().flat_map(|span| span.iter().map(|b| b.0)).collect()
 }
 
 /// Compiles only when the futures can be spawned.
@@ -120,11 +117,7 @@ fn futures_of_space_are_send() {
     is_send(&ticket.record(&mut volume.view));
     let span = DeviceSpan::new(BlockNo(400), 1);
     is_send(&volume.space.checksums(&volume.view, span));
-    is_send(
-        &volume
-            .space
-            .store_checksums(&mut volume.view, BlockNo(400), &[1]),
-    );
+    is_send(&volume.space.store_checksums(&mut volume.view, BlockNo(400), &[1]));
 }
 
 #[test]
@@ -159,11 +152,7 @@ fn a_claim_larger_than_a_group_spans_groups() {
     let mut ticket = volume.space.ticket();
     let spans = volume.claim(&mut ticket, 70_000).unwrap();
     assert_eq!(blocks_of(&spans).len(), 70_000);
-    assert!(
-        spans
-            .iter()
-            .all(|&span| volume.space.layout().is_data(span))
-    );
+    assert!(spans.iter().all(|&span| volume.space.layout().is_data(span)));
     volume.commit(ticket, 1);
     assert_eq!(volume.used().len(), 70_000);
     assert_eq!(volume.view.root.groups_ready, 3);
@@ -183,10 +172,7 @@ fn a_dropped_ticket_leaves_no_trace() {
     assert_eq!(volume.space.stats().claimed, 280);
     drop(ticket);
     let after = volume.space.stats();
-    assert_eq!(
-        (after.usable, after.claimed, after.nodes),
-        (before.usable, 0, 0)
-    );
+    assert_eq!((after.usable, after.claimed, after.nodes), (before.usable, 0, 0));
 }
 
 #[test]
@@ -229,12 +215,7 @@ fn freed_blocks_are_not_used_again_before_the_log_allows() {
     let spans = volume.claim(&mut ticket, 267).unwrap();
     volume.commit(ticket, 5);
     let start = spans[0].start;
-    volume
-        .log
-        .0
-        .lock()
-        .logged
-        .extend([start.0 + 1, start.0 + 2]);
+    volume.log.0.lock().logged.extend([start.0 + 1, start.0 + 2]);
     let mut ticket = volume.space.ticket();
     ticket.free(DeviceSpan::new(start, 4));
     volume.commit(ticket, 10);
@@ -280,21 +261,9 @@ fn a_promise_keeps_room_for_nodes_and_for_changes_without_promise() {
     let stats = volume.space.stats();
     let most = stats.available;
     assert!(most + most / 16 + 64 <= stats.usable && most > stats.usable * 9 / 10);
-    assert!(
-        volume
-            .space
-            .reserve(stats.usable)
-            .unwrap_err()
-            .is_no_space()
-    );
+    assert!(volume.space.reserve(stats.usable).unwrap_err().is_no_space());
     volume.space.reserve(most).unwrap();
-    assert!(
-        volume
-            .space
-            .reserve(NODES_PER_CHANGE)
-            .unwrap_err()
-            .is_no_space()
-    );
+    assert!(volume.space.reserve(NODES_PER_CHANGE).unwrap_err().is_no_space());
     let mut ticket = volume.space.ticket();
     volume.claim(&mut ticket, most).unwrap();
     for _ in 0..most / 16 + 64 {
@@ -356,10 +325,7 @@ fn an_unreadable_group_does_not_stop_claims() {
     let error = volume.claim(&mut ticket, 1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     volume.view.blocks.get_mut(&bad).unwrap().1[500] ^= 1;
-    assert!(
-        volume.claim(&mut ticket, left).is_ok(),
-        "a repaired group is used again"
-    );
+    assert!(volume.claim(&mut ticket, left).is_ok(), "a repaired group is used again");
 }
 
 #[test]
@@ -370,37 +336,22 @@ fn checksums_are_kept_per_block_and_never_made_up() {
     let mut expected = Vec::new();
     for &span in &spans {
         let sums: Vec<u32> = span.iter().map(|b| b.0 as u32 * 7).collect();
-        now(volume
-            .space
-            .store_checksums(&mut volume.view, span.start, &sums))
-        .unwrap();
+        now(volume.space.store_checksums(&mut volume.view, span.start, &sums)).unwrap();
         expected.push(sums);
     }
     volume.commit(ticket, 1);
     for (&span, sums) in spans.iter().zip(&expected) {
-        assert_eq!(
-            now(volume.space.checksums(&volume.view, span)).unwrap(),
-            *sums
-        );
+        assert_eq!(now(volume.space.checksums(&volume.view, span)).unwrap(), *sums);
         let part = DeviceSpan::new(span.start.plus(1000), 30);
-        assert_eq!(
-            now(volume.space.checksums(&volume.view, part)).unwrap(),
-            sums[1000..1030]
-        );
+        assert_eq!(now(volume.space.checksums(&volume.view, part)).unwrap(), sums[1000..1030]);
     }
     assert!(volume.view.count(BlockKind::Checksums) >= 40);
     let never = DeviceSpan::new(volume.space.layout().group_span(2).start.plus(33), 1);
     let outside = DeviceSpan::new(BlockNo(3), 1);
     for span in [never, outside] {
-        assert!(
-            now(volume.space.checksums(&volume.view, span))
-                .unwrap_err()
-                .is_corruption()
-        );
+        assert!(now(volume.space.checksums(&volume.view, span)).unwrap_err().is_corruption());
     }
-    let result = now(volume
-        .space
-        .store_checksums(&mut volume.view, BlockNo(3), &[1]));
+    let result = now(volume.space.store_checksums(&mut volume.view, BlockNo(3), &[1]));
     assert!(result.unwrap_err().is_corruption());
 }
 
@@ -462,9 +413,7 @@ struct Run {
 impl Run {
     fn new(seed: u64, blocks: u64, groups_in_memory: usize) -> Self {
         let volume = Volume::new(blocks);
-        volume
-            .space
-            .with(|inner| inner.groups_max = groups_in_memory);
+        volume.space.with(|inner| inner.groups_max = groups_in_memory);
         Self {
             volume,
             model: Model::default(),
@@ -495,10 +444,7 @@ impl Run {
             return;
         }
         let mut ticket = self.volume.space.ticket();
-        let spans = self
-            .volume
-            .claim(&mut ticket, blocks)
-            .expect("it was promised");
+        let spans = self.volume.claim(&mut ticket, blocks).expect("it was promised");
         assert_eq!(blocks_of(&spans).len() as u64, blocks);
         for block in blocks_of(&spans) {
             self.assert_unowned(block);
@@ -509,20 +455,11 @@ impl Run {
     fn assert_unowned(&mut self, block: u64) {
         assert!(!self.model.used.contains(&block), "block {block} is in use");
         let others = self.tickets.iter().flat_map(|(_, spans, _)| spans);
-        assert!(
-            others.into_iter().all(|s| !s.contains(BlockNo(block))),
-            "claimed twice"
-        );
+        assert!(others.into_iter().all(|s| !s.contains(BlockNo(block))), "claimed twice");
         if let Some((lsn, logged)) = self.model.held.remove(&block) {
             let log = self.volume.log.0.lock();
-            assert!(
-                log.durable >= lsn,
-                "block {block} came back before its free was durable"
-            );
-            assert!(
-                !logged || log.applied >= lsn,
-                "block {block} can still be replayed over"
-            );
+            assert!(log.durable >= lsn, "block {block} came back before its free was durable");
+            assert!(!logged || log.applied >= lsn, "block {block} can still be replayed over");
         }
     }
 
@@ -536,31 +473,21 @@ impl Run {
             return;
         };
         for _ in 0..self.random.below(3) {
-            let node = now(ticket.take(&self.volume.view))
-                .expect("there is room for nodes")
-                .0;
+            let node = now(ticket.take(&self.volume.view)).expect("there is room for nodes").0;
             self.assert_unowned(node);
             self.model.used.insert(node);
         }
         let mut freed = Vec::new();
         for _ in 0..self.random.below(60) {
-            let probe = self
-                .random
-                .below(self.volume.space.layout().group_span(0).end().0 * 2);
+            let probe = self.random.below(self.volume.space.layout().group_span(0).end().0 * 2);
             let next = self.model.used.range(probe..).next().copied();
             freed.extend(next.filter(|b| self.model.used.remove(b)));
         }
         // What was freed may be a node of this very transaction.
-        let mine: Vec<u64> = freed
-            .iter()
-            .copied()
-            .filter(|&b| is_node_of(&ticket, b))
-            .collect();
+        let mine: Vec<u64> = freed.iter().copied().filter(|&b| is_node_of(&ticket, b)).collect();
         mine.iter().for_each(|&b| ticket.give_back(BlockNo(b)));
         freed.retain(|b| !mine.contains(b));
-        freed
-            .iter()
-            .for_each(|&b| ticket.free(DeviceSpan::new(BlockNo(b), 1)));
+        freed.iter().for_each(|&b| ticket.free(DeviceSpan::new(BlockNo(b), 1)));
         self.lsn += 1 + self.random.below(3);
         now(ticket.record(&mut self.volume.view)).unwrap();
         for block in freed {
@@ -610,19 +537,12 @@ impl Run {
 
     fn check(&self) {
         let stats = self.volume.space.stats();
-        let claimed: u64 = self
-            .tickets
-            .iter()
-            .map(|(ticket, ..)| ticket.claimed())
-            .sum();
+        let claimed: u64 = self.tickets.iter().map(|(ticket, ..)| ticket.claimed()).sum();
         assert_eq!(stats.claimed, claimed);
         let used = self.model.used.len() as u64;
         assert_eq!(stats.usable + stats.held + claimed + used, stats.total);
         assert_eq!(self.volume.view.root.free_blocks, stats.total - used);
-        assert_eq!(
-            stats.promised,
-            self.tickets.iter().map(|t| t.2).sum::<u64>()
-        );
+        assert_eq!(stats.promised, self.tickets.iter().map(|t| t.2).sum::<u64>());
     }
 }
 
@@ -660,9 +580,6 @@ fn no_block_ever_has_two_owners_when_groups_come_and_go() {
             }
         }
         assert_eq!(run.volume.used(), run.model.used);
-        assert!(
-            run.volume.space.with(|inner| inner.drops) > 0,
-            "no group was ever dropped"
-        );
+        assert!(run.volume.space.with(|inner| inner.drops) > 0, "no group was ever dropped");
     }
 }

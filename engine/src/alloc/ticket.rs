@@ -106,8 +106,7 @@ impl Ticket {
         }
         if !self.space.layout().is_data(span) || !self.freed.insert(span) {
             let what = format!("blocks {span:?} are freed twice, or cannot hold data");
-            self.wrong
-                .get_or_insert(Error::new(ErrorKind::Corrupt, what));
+            self.wrong.get_or_insert(Error::new(ErrorKind::Corrupt, what));
         }
     }
 
@@ -162,9 +161,7 @@ impl Ticket {
         let freed: Vec<DeviceSpan> = self.freed.iter().collect();
         for span in freed {
             let (group, _) = place(&self.space, span);
-            self.space
-                .with_group(w, group, |inner| inner.pin(span))
-                .await??;
+            self.space.with_group(w, group, |inner| inner.pin(span)).await??;
             self.pinned.push(span);
         }
         Ok(())
@@ -180,18 +177,13 @@ impl Ticket {
         assert!(self.recorded || nothing, "settled without being recorded");
         self.pinned.clear();
         let log = self.space.log();
-        let held: Vec<(DeviceSpan, bool)> = freed
-            .iter()
-            .flat_map(|span| by_logged(span, |b| log.is_logged(b)))
-            .collect();
+        let held: Vec<(DeviceSpan, bool)> =
+            freed.iter().flat_map(|span| by_logged(span, |b| log.is_logged(b))).collect();
         self.space.with(|inner| {
-            data.iter()
-                .chain(nodes.iter())
-                .for_each(|span| inner.unpin(span));
+            data.iter().chain(nodes.iter()).for_each(|span| inner.unpin(span));
             inner.claimed -= data.blocks();
             inner.nodes -= nodes.blocks();
-            held.into_iter()
-                .for_each(|(span, logged)| inner.holds.push(lsn, span, logged));
+            held.into_iter().for_each(|(span, logged)| inner.holds.push(lsn, span, logged));
         });
     }
 
@@ -202,10 +194,7 @@ impl Ticket {
 
 /// The group of a span of data, and its place in it.
 fn place(space: &Space, span: DeviceSpan) -> (u64, Range<usize>) {
-    let (group, index) = space
-        .layout()
-        .group_of(span.start)
-        .expect("it was checked to be data");
+    let (group, index) = space.layout().group_of(span.start).expect("it was checked to be data");
     (group, index as usize..(index + span.blocks) as usize)
 }
 
@@ -225,10 +214,7 @@ fn by_logged(span: DeviceSpan, is_logged: impl Fn(BlockNo) -> bool) -> Vec<(Devi
 impl NodeSupply for Ticket {
     async fn take<R: BlockRead>(&mut self, view: &R) -> Result<BlockNo> {
         self.assert_open();
-        let spans = self
-            .space
-            .claim(view, Search::for_node(), &mut self.nodes)
-            .await?;
+        let spans = self.space.claim(view, Search::for_node(), &mut self.nodes).await?;
         Ok(spans.first().expect("a block was found").start)
     }
 
@@ -250,9 +236,7 @@ impl Drop for Ticket {
         let (data, nodes) = (self.data.take(), self.nodes.take());
         let pinned = std::mem::take(&mut self.pinned);
         self.space.with(|inner| {
-            data.iter()
-                .chain(nodes.iter())
-                .for_each(|span| inner.give(span));
+            data.iter().chain(nodes.iter()).for_each(|span| inner.give(span));
             inner.claimed -= data.blocks();
             inner.nodes -= nodes.blocks();
             pinned.into_iter().for_each(|span| inner.unpin(span));

@@ -156,9 +156,7 @@ impl OpenOptions {
         }
         let device = match self.target {
             Target::Device(device) => device,
-            Target::Path(path) => {
-                DeviceOptions::new(&path).backend(self.backend).open().await?
-            }
+            Target::Path(path) => DeviceOptions::new(&path).backend(self.backend).open().await?,
         };
         let counted = CountDevice::new(device.clone());
         let counters = counted.counters();

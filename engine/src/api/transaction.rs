@@ -67,7 +67,8 @@ impl Transaction {
         let cost = self.cost(id, range.start / BLOCK..range.end.div_ceil(BLOCK), src.len());
         if self.log_bytes + cost > self.log_bytes_max() {
             let most = self.log_bytes_max();
-            let why = format!("the transaction needs more than the {most} bytes that the log takes");
+            let why =
+                format!("the transaction needs more than the {most} bytes that the log takes");
             return Err(Error::new(ErrorKind::TooLarge, why));
         }
         self.log_bytes += cost;

@@ -65,21 +65,14 @@ pub async fn list<R: BlockRead>(
         return Ok(Vec::new());
     }
     let mut found: Vec<Extent> = Vec::new();
-    found.extend(
-        floor(r, object, range.start)
-            .await?
-            .filter(|e| e.end() > range.start),
-    );
+    found.extend(floor(r, object, range.start).await?.filter(|e| e.end() > range.start));
     if found.len() < limit && found.last().is_none_or(|e| e.end() < range.end) {
         let from = range.start.saturating_add(1);
         let more = starting_in(r, object, from, range.end, limit - found.len()).await?;
         found.extend(more);
     }
     check_order(object, &found)?;
-    Ok(found
-        .iter()
-        .filter_map(|extent| clip(extent, range))
-        .collect())
+    Ok(found.iter().filter_map(|extent| clip(extent, range)).collect())
 }
 
 /// The part of an extent that lies in `range`.
@@ -115,10 +108,7 @@ pub(super) async fn starting_in<R: BlockRead>(
     to: u64,
     limit: usize,
 ) -> Result<Vec<Extent>> {
-    let (low, high) = (
-        extent_record::key(object, from),
-        extent_record::key(object, to),
-    );
+    let (low, high) = (extent_record::key(object, from), extent_record::key(object, to));
     let found = tree::scan_range(r, r.root().extents, &low, Some(&high), limit).await?;
     let decode = |(key, value): &tree::Entry| Ok(extent_record::decode(key, value)?.1);
     found.iter().map(decode).collect()

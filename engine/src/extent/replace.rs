@@ -49,10 +49,7 @@ pub async fn replace<W: BlockWrite, S: NodeSupply>(
 fn assert_fits(range: FileBlocks, new: &[Extent]) {
     let mut free_from = range.start;
     for extent in new {
-        assert!(
-            extent.blocks > 0 && extent.at >= free_from,
-            "{extent:?} is out of order"
-        );
+        assert!(extent.blocks > 0 && extent.at >= free_from, "{extent:?} is out of order");
         free_from = extent.end();
     }
     assert!(free_from <= range.end, "extents end outside of {range:?}");

@@ -61,12 +61,7 @@ impl Objects {
                         .take_while(|i| model[(at + i) as usize] == Some((start + i, old)))
                         .count() as u64;
                     let start = BlockNo(start);
-                    new.push(Extent {
-                        at,
-                        start,
-                        blocks: same,
-                        unwritten: !old,
-                    });
+                    new.push(Extent { at, start, blocks: same, unwritten: !old });
                     at += same;
                     continue;
                 }
@@ -75,12 +70,7 @@ impl Objects {
                     self.next_device_block += self.random.below(2) * 3;
                     let start = BlockNo(self.next_device_block);
                     self.next_device_block += blocks;
-                    new.push(Extent {
-                        at,
-                        start,
-                        blocks,
-                        unwritten,
-                    });
+                    new.push(Extent { at, start, blocks, unwritten });
                 }
             }
             at += blocks;
@@ -99,20 +89,10 @@ impl Objects {
             _ => self.invent(&model, range),
         };
         let object = ObjectId(which as u64);
-        let gone = now(replace(
-            &mut self.view,
-            &mut self.stock,
-            object,
-            range,
-            &new,
-        ))
-        .unwrap();
+        let gone = now(replace(&mut self.view, &mut self.stock, object, range, &new)).unwrap();
         let model = &mut self.models[which];
-        let mut expected: BTreeSet<u64> = model[start as usize..end as usize]
-            .iter()
-            .flatten()
-            .map(|b| b.0)
-            .collect();
+        let mut expected: BTreeSet<u64> =
+            model[start as usize..end as usize].iter().flatten().map(|b| b.0).collect();
         model[start as usize..end as usize].fill(None);
         for extent in &new {
             for i in 0..extent.blocks {
@@ -143,19 +123,14 @@ impl Objects {
             let part = now(list(&self.view, object, FileBlocks::new(start, end), 1000)).unwrap();
             let (start, end) = (start as usize, end as usize);
             assert_eq!(spread(&part)[start..end], model[start..end]);
-            assert!(
-                part.iter()
-                    .all(|e| e.at >= start as u64 && e.end() <= end as u64)
-            );
+            assert!(part.iter().all(|e| e.at >= start as u64 && e.end() <= end as u64));
             check_lookup(&self.view, object, model, start);
         }
     }
 }
 
 fn check_lookup(view: &MapView, object: ObjectId, model: &Model, at: usize) {
-    let next = (at..model.len())
-        .find(|&i| model[i].is_some())
-        .map(|i| i as u64);
+    let next = (at..model.len()).find(|&i| model[i].is_some()).map(|i| i as u64);
     let found = now(next_extent_at_or_after(view, object, at as u64)).unwrap();
     assert_eq!(found.map(|extent| extent.at), next);
     match (now(lookup(view, object, at as u64)).unwrap(), model[at]) {
@@ -200,12 +175,7 @@ fn behaves_like_a_list_of_blocks_per_object() {
 }
 
 fn simple(at: u64, start: u64, blocks: u64) -> Extent {
-    Extent {
-        at,
-        start: BlockNo(start),
-        blocks,
-        unwritten: false,
-    }
+    Extent { at, start: BlockNo(start), blocks, unwritten: false }
 }
 
 #[test]
@@ -214,22 +184,9 @@ fn writing_in_order_makes_one_extent() {
     for i in 0..100 {
         let new = [simple(i, 5_000 + i, 1)];
         let range = FileBlocks::new(i, i + 1);
-        now(replace(
-            &mut objects.view,
-            &mut objects.stock,
-            ObjectId(7),
-            range,
-            &new,
-        ))
-        .unwrap();
+        now(replace(&mut objects.view, &mut objects.stock, ObjectId(7), range, &new)).unwrap();
     }
-    let all = now(list(
-        &objects.view,
-        ObjectId(7),
-        FileBlocks::new(0, 1000),
-        9,
-    ))
-    .unwrap();
+    let all = now(list(&objects.view, ObjectId(7), FileBlocks::new(0, 1000), 9)).unwrap();
     assert_eq!(all, [simple(0, 5_000, 100)]);
 }
 
@@ -238,14 +195,7 @@ fn the_limit_of_a_list_is_kept() {
     let mut objects = Objects::new(1, 1);
     let new: Vec<Extent> = (0..50).map(|i| simple(i * 2, 9_000 + i * 5, 1)).collect();
     let range = FileBlocks::new(0, 100);
-    now(replace(
-        &mut objects.view,
-        &mut objects.stock,
-        ObjectId(7),
-        range,
-        &new,
-    ))
-    .unwrap();
+    now(replace(&mut objects.view, &mut objects.stock, ObjectId(7), range, &new)).unwrap();
     for limit in [0, 1, 2, 49, 50, 51] {
         let found = now(list(&objects.view, ObjectId(7), range, limit)).unwrap();
         assert_eq!(found, new[..limit.min(50)]);
@@ -266,42 +216,18 @@ fn overlapping_and_damaged_entries_are_corruption() {
     for extent in [simple(0, 5_000, 10), simple(5, 6_000, 10)] {
         let key = extent_record::key(object, extent.at);
         let value = extent_record::value(&extent);
-        now(tree::insert(
-            &mut objects.view,
-            &mut objects.stock,
-            &mut root,
-            &key,
-            &value,
-        ))
-        .unwrap();
+        now(tree::insert(&mut objects.view, &mut objects.stock, &mut root, &key, &value)).unwrap();
     }
     objects.view.root.extents = root;
     let range = FileBlocks::new(0, 20);
     let error = now(list(&objects.view, object, range, 9)).unwrap_err();
     assert!(error.is_corruption());
-    let error = now(replace(
-        &mut objects.view,
-        &mut objects.stock,
-        object,
-        range,
-        &[],
-    ))
-    .unwrap_err();
+    let error =
+        now(replace(&mut objects.view, &mut objects.stock, object, range, &[])).unwrap_err();
     assert!(error.is_corruption());
     let key = extent_record::key(object, 5);
-    now(tree::insert(
-        &mut objects.view,
-        &mut objects.stock,
-        &mut root,
-        &key,
-        &[0; 16],
-    ))
-    .unwrap();
-    assert!(
-        now(lookup(&objects.view, object, 6))
-            .unwrap_err()
-            .is_corruption()
-    );
+    now(tree::insert(&mut objects.view, &mut objects.stock, &mut root, &key, &[0; 16])).unwrap();
+    assert!(now(lookup(&objects.view, object, 6)).unwrap_err().is_corruption());
 }
 
 #[test]
@@ -314,13 +240,7 @@ fn failed_reads_are_reported() {
         let error = now(list(&objects.view, ObjectId(0), range, 9)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Device);
         objects.view.reads_left = left.into();
-        let result = replace(
-            &mut objects.view,
-            &mut objects.stock,
-            ObjectId(0),
-            range,
-            &[],
-        );
+        let result = replace(&mut objects.view, &mut objects.stock, ObjectId(0), range, &[]);
         assert_eq!(now(result).unwrap_err().kind(), ErrorKind::Device);
     }
 }
@@ -331,13 +251,7 @@ fn extents_out_of_order_are_our_mistake() {
     let mut objects = Objects::new(1, 1);
     let new = [simple(5, 100, 2), simple(6, 200, 1)];
     let range = FileBlocks::new(0, 10);
-    let _ = now(replace(
-        &mut objects.view,
-        &mut objects.stock,
-        ObjectId(0),
-        range,
-        &new,
-    ));
+    let _ = now(replace(&mut objects.view, &mut objects.stock, ObjectId(0), range, &new));
 }
 
 #[test]
@@ -346,13 +260,7 @@ fn extents_that_share_device_blocks_are_our_mistake() {
     let mut objects = Objects::new(1, 1);
     let new = [simple(5, 100, 2), simple(7, 101, 1)];
     let range = FileBlocks::new(0, 10);
-    let _ = now(replace(
-        &mut objects.view,
-        &mut objects.stock,
-        ObjectId(0),
-        range,
-        &new,
-    ));
+    let _ = now(replace(&mut objects.view, &mut objects.stock, ObjectId(0), range, &new));
 }
 
 /// Compiles only when the futures can be spawned.
@@ -361,13 +269,7 @@ fn futures_of_extents_are_send() {
     fn is_send<T: Send>(_: &T) {}
     let mut objects = Objects::new(1, 1);
     let (object, range) = (ObjectId(1), FileBlocks::new(0, 1));
-    is_send(&replace(
-        &mut objects.view,
-        &mut objects.stock,
-        object,
-        range,
-        &[],
-    ));
+    is_send(&replace(&mut objects.view, &mut objects.stock, object, range, &[]));
     is_send(&list(&objects.view, object, range, 1));
     is_send(&lookup(&objects.view, object, 1));
 }

@@ -106,10 +106,7 @@ impl MappingCache {
             dirty: AtomicU64::new(0),
             writeback: AtomicU64::new(0),
         });
-        Self {
-            _life: Arc::new(Life(owner.clone())),
-            owner,
-        }
+        Self { _life: Arc::new(Life(owner.clone())), owner }
     }
 
     /// Whose folios these are.
@@ -166,11 +163,7 @@ impl MappingCache {
                 }
                 return Ok((lock, false));
             }
-            let order = if order > 0 && self.is_free(block, order) {
-                order
-            } else {
-                0
-            };
+            let order = if order > 0 && self.is_free(block, order) { order } else { 0 };
             let buffer = memory.allocate(order, Purpose::Data).await?;
             if let Ok(lock) = self.insert(block, buffer) {
                 return Ok((lock, true));
@@ -260,8 +253,7 @@ impl MappingCache {
     /// through [`MappingCache::drop_range_into`] if the number must survive an error or a drop.
     pub async fn drop_range(&self, range: FileBlocks) -> Result<u64> {
         let mut dropped = 0;
-        self.drop_range_into(range, |blocks| dropped += blocks)
-            .await?;
+        self.drop_range_into(range, |blocks| dropped += blocks).await?;
         Ok(dropped)
     }
 
@@ -285,11 +277,7 @@ impl MappingCache {
             let first = (inside.start - span.start) as usize;
             let part = first..first + inside.len() as usize;
             folio.wait_writeback(part.clone()).await?;
-            let dropped = if inside == span {
-                lock.detach()
-            } else {
-                lock.forget(part)
-            };
+            let dropped = if inside == span { lock.detach() } else { lock.forget(part) };
             spare(dropped);
             from = span.end;
         }

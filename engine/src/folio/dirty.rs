@@ -142,14 +142,8 @@ impl DirtyLimits {
             // A request larger than the limit goes alone.
             (used + blocks <= inner.hard || used == 0).then_some(admitted + blocks)
         };
-        inner
-            .admitted
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit)
-            .ok()?;
-        Some(Admission {
-            limits: self.clone(),
-            blocks,
-        })
+        inner.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit).ok()?;
+        Some(Admission { limits: self.clone(), blocks })
     }
 
     async fn wait_in_line(&self, blocks: u64) -> Admission {

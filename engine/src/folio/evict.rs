@@ -64,10 +64,7 @@ fn evict_locked(folio: &Arc<Folio>) -> Result<Option<Buffer>, Refusal> {
         (state.any(BlockSet::Dirty), Refusal::Dirty),
         (state.any(BlockSet::Writeback), Refusal::Writeback),
         (state.is_marked(), Refusal::Marked),
-        (
-            content.memory.as_ref().is_some_and(|m| !m.is_unique()),
-            Refusal::Shared,
-        ),
+        (content.memory.as_ref().is_some_and(|m| !m.is_unique()), Refusal::Shared),
     ];
     if let Some((_, why)) = refusal.into_iter().find(|(applies, _)| *applies) {
         return Err(why);

@@ -275,28 +275,22 @@ impl Folio {
             loop {
                 let mut ended = std::pin::pin!(self.writeback_ended.notified());
                 ended.as_mut().enable();
-                let busy = self
-                    .content
-                    .read()
-                    .state
-                    .count(BlockSet::Writeback, range.clone());
+                let busy = self.content.read().state.count(BlockSet::Writeback, range.clone());
                 if busy == 0 {
                     return;
                 }
                 ended.await;
             }
         };
-        tokio::time::timeout(WRITEBACK_WAIT, wait)
-            .await
-            .map_err(|_| {
-                let message = format!(
-                    "waiting {} s for the writeback of {} block {}",
-                    WRITEBACK_WAIT.as_secs(),
-                    self.owner.object,
-                    self.index
-                );
-                Error::new(ErrorKind::TimedOut, message)
-            })
+        tokio::time::timeout(WRITEBACK_WAIT, wait).await.map_err(|_| {
+            let message = format!(
+                "waiting {} s for the writeback of {} block {}",
+                WRITEBACK_WAIT.as_secs(),
+                self.owner.object,
+                self.index
+            );
+            Error::new(ErrorKind::TimedOut, message)
+        })
     }
 
     /// Makes the folio findable by `tag`. Always after its bits were set: a tag may be stale for a
@@ -318,10 +312,7 @@ impl Folio {
     }
 
     pub(super) fn is_indexed(&self, index: &FolioIndex) -> bool {
-        index
-            .map
-            .get(self.index)
-            .is_some_and(|there| std::ptr::eq(Arc::as_ptr(there), self))
+        index.map.get(self.index).is_some_and(|there| std::ptr::eq(Arc::as_ptr(there), self))
     }
 
     pub(super) fn count_dirty(&self, blocks: u64) {
@@ -360,10 +351,8 @@ impl Drop for Folio {
         // counts along.
         let blocks = self.blocks();
         let state = &self.content.get_mut().state;
-        let (dirty, writeback) = (
-            state.total(BlockSet::Dirty) as u64,
-            state.total(BlockSet::Writeback) as u64,
-        );
+        let (dirty, writeback) =
+            (state.total(BlockSet::Dirty) as u64, state.total(BlockSet::Writeback) as u64);
         self.uncount_dirty(dirty);
         self.uncount_writeback(writeback);
         self.owner.residents.died(blocks);

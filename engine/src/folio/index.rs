@@ -58,16 +58,8 @@ fn slot_of(key: u64, height: u32) -> u32 {
 
 impl<T> Node<T> {
     fn new(height: u32) -> Self {
-        let kids = if height == 0 {
-            Kids::Leaf(Vec::new())
-        } else {
-            Kids::Inner(Vec::new())
-        };
-        Self {
-            present: 0,
-            tags: [0; 2],
-            kids,
-        }
+        let kids = if height == 0 { Kids::Leaf(Vec::new()) } else { Kids::Inner(Vec::new()) };
+        Self { present: 0, tags: [0; 2], kids }
     }
 
     /// Where the slot's value is, if it is occupied.
@@ -166,11 +158,7 @@ impl<T> Node<T> {
 
     /// The first accepted key at or after `from`; `base` is this node's first key.
     fn next(&self, from: u64, base: u64, height: u32, want: Want) -> Option<(u64, &T)> {
-        let first = if from <= base {
-            0
-        } else {
-            slot_of(from, height)
-        };
+        let first = if from <= base { 0 } else { slot_of(from, height) };
         let mut open = self.accepts(want) & (u64::MAX << first);
         while open != 0 {
             let slot = open.trailing_zeros();
@@ -193,11 +181,7 @@ impl<T> Node<T> {
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self {
-            root: None,
-            height: 0,
-            len: 0,
-        }
+        Self { root: None, height: 0, len: 0 }
     }
 }
 
@@ -271,10 +255,7 @@ impl<T> Index<T> {
     pub fn set_tag(&mut self, key: u64, tag: Tag, on: bool) -> bool {
         let height = self.height;
         self.covers(key)
-            && self
-                .root
-                .as_mut()
-                .is_some_and(|root| root.set_tag(key, height, tag, on))
+            && self.root.as_mut().is_some_and(|root| root.set_tag(key, height, tag, on))
     }
 
     fn search(&self, from: u64, want: Want) -> Option<(u64, &T)> {

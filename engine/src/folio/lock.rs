@@ -89,10 +89,7 @@ impl Content {
 impl FolioLock {
     /// Takes over a lock whose permit is accounted for.
     pub(super) fn held(folio: Arc<Folio>) -> Self {
-        Self {
-            folio,
-            froze: false,
-        }
+        Self { folio, froze: false }
     }
 
     /// The locked folio.
@@ -129,9 +126,7 @@ impl FolioLock {
     /// If a partly covered block is not up to date, the range ends outside, or a spare is needed
     /// and missing (ask [`FolioLock::needs_spare`] first).
     pub fn write(&self, offset: usize, src: &[u8], spare: Option<Buffer>) {
-        self.change(offset..offset + src.len(), spare, |bytes| {
-            bytes.copy_from_slice(src)
-        });
+        self.change(offset..offset + src.len(), spare, |bytes| bytes.copy_from_slice(src));
     }
 
     /// Zeroes the bytes `range`; otherwise like [`FolioLock::write`].
@@ -187,11 +182,7 @@ impl FolioLock {
         let mut content = self.folio.content.write();
         let lendable = !content.state.any(BlockSet::Uptodate)
             && content.memory.as_ref().is_some_and(Buffer::is_unique);
-        if lendable {
-            content.memory.take()
-        } else {
-            None
-        }
+        if lendable { content.memory.take() } else { None }
     }
 
     /// Gives the folio memory; follow with [`FolioLock::set_uptodate`] for what the bytes of it
@@ -200,11 +191,7 @@ impl FolioLock {
     /// # Panics
     /// If the folio has memory, or the order is another.
     pub fn give_back(&self, memory: Buffer) {
-        assert_eq!(
-            memory.order(),
-            self.folio.order(),
-            "memory of another order"
-        );
+        assert_eq!(memory.order(), self.folio.order(), "memory of another order");
         let mut content = self.folio.content.write();
         assert!(content.memory.is_none(), "the folio has memory already");
         content.memory = Some(memory);
@@ -225,11 +212,7 @@ impl FolioLock {
     /// # Panics
     /// If the order is another.
     pub fn install(&self, memory: Buffer) {
-        assert_eq!(
-            memory.order(),
-            self.folio.order(),
-            "memory of another order"
-        );
+        assert_eq!(memory.order(), self.folio.order(), "memory of another order");
         let old = {
             let mut content = self.folio.content.write();
             let blocks = self.folio.blocks();

@@ -79,12 +79,7 @@ impl FolioState {
     pub fn new(order: u8) -> Self {
         assert!(order <= ORDER_MAX, "order {order} is over the largest one");
         let large = (1 << order > WORD).then(|| Box::new([[0; WORDS_MAX]; 3]));
-        Self {
-            order,
-            small: [0; 3],
-            large,
-            marks: Marks::None,
-        }
+        Self { order, small: [0; 3], large, marks: Marks::None }
     }
 
     /// Number of blocks.
@@ -129,9 +124,7 @@ impl FolioState {
     pub fn count(&self, set: BlockSet, range: Range<usize>) -> usize {
         self.check(&range);
         let words = self.words(set);
-        words_of(&range)
-            .map(|w| (words[w] & mask(w, &range)).count_ones() as usize)
-            .sum()
+        words_of(&range).map(|w| (words[w] & mask(w, &range)).count_ones() as usize).sum()
     }
 
     /// Blocks in `set`.
@@ -181,11 +174,7 @@ impl FolioState {
     /// # Panics
     /// If one of the blocks is dirty: its bytes would be lost.
     pub fn clear_uptodate(&mut self, range: Range<usize>) {
-        assert_eq!(
-            self.count(BlockSet::Dirty, range.clone()),
-            0,
-            "forgetting dirty bytes"
-        );
+        assert_eq!(self.count(BlockSet::Dirty, range.clone()), 0, "forgetting dirty bytes");
         self.remove(BlockSet::Uptodate, range);
     }
 
@@ -226,11 +215,7 @@ impl FolioState {
         let dirty = self.remove(BlockSet::Dirty, range.clone());
         assert_eq!(dirty as usize, range.len(), "writeback of clean blocks");
         let fresh = self.add(BlockSet::Writeback, range.clone());
-        assert_eq!(
-            fresh as usize,
-            range.len(),
-            "writeback of blocks in writeback"
-        );
+        assert_eq!(fresh as usize, range.len(), "writeback of blocks in writeback");
     }
 
     /// Ends the writeback of `range`; after a failure the blocks are dirty again.
@@ -239,23 +224,12 @@ impl FolioState {
     /// If one of them is not under writeback.
     pub fn end_writeback(&mut self, range: Range<usize>, ok: bool) -> Ended {
         let ended = self.remove(BlockSet::Writeback, range.clone());
-        assert_eq!(
-            ended as usize,
-            range.len(),
-            "ending a writeback that did not begin"
-        );
+        assert_eq!(ended as usize, range.len(), "ending a writeback that did not begin");
         if ok {
-            return Ended {
-                ended,
-                ..Ended::default()
-            };
+            return Ended { ended, ..Ended::default() };
         }
         let dirtied = self.add(BlockSet::Dirty, range);
-        Ended {
-            ended,
-            dirtied,
-            doubled: ended - dirtied,
-        }
+        Ended { ended, dirtied, doubled: ended - dirtied }
     }
 
     /// Notes that the newest bytes of `block` are in the journal up to `lsn`. A later mark of the

@@ -76,15 +76,9 @@ pub fn value(extent: &Extent) -> [u8; VALUE_BYTES] {
 pub fn decode(key: &[u8], value: &[u8]) -> Result<(ObjectId, Extent)> {
     let damaged = |why: String| Err(Error::new(ErrorKind::Corrupt, format!("extent: {why}")));
     if key.len() != KEY_BYTES || value.len() != VALUE_BYTES {
-        return damaged(format!(
-            "key of {} and value of {} bytes",
-            key.len(),
-            value.len()
-        ));
+        return damaged(format!("key of {} and value of {} bytes", key.len(), value.len()));
     }
-    let object = ObjectId(u64::from_be_bytes(
-        key[..8].try_into().expect("eight bytes"),
-    ));
+    let object = ObjectId(u64::from_be_bytes(key[..8].try_into().expect("eight bytes")));
     let at = u64::from_be_bytes(key[8..].try_into().expect("eight bytes"));
     let start = u64::from_le_bytes(value[..8].try_into().expect("eight bytes"));
     let blocks = u32::from_le_bytes(value[8..12].try_into().expect("four bytes"));
@@ -96,16 +90,9 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(ObjectId, Extent)> {
     }
     let file_end = at.checked_add(blocks).filter(|&end| end <= FILE_BLOCKS_MAX);
     if blocks == 0 || start == 0 || file_end.is_none() || start.checked_add(blocks).is_none() {
-        return damaged(format!(
-            "{object}, its block {at}: {blocks} blocks at block {start}"
-        ));
+        return damaged(format!("{object}, its block {at}: {blocks} blocks at block {start}"));
     }
-    let extent = Extent {
-        at,
-        start: BlockNo(start),
-        blocks,
-        unwritten: flags & UNWRITTEN != 0,
-    };
+    let extent = Extent { at, start: BlockNo(start), blocks, unwritten: flags & UNWRITTEN != 0 };
     Ok((object, extent))
 }
 
@@ -117,12 +104,7 @@ mod tests {
     fn what_was_encoded_is_decoded() {
         for (at, blocks, unwritten) in [(0, 1, false), (77, EXTENT_BLOCKS_MAX, true)] {
             let start = BlockNo(1 << 40);
-            let extent = Extent {
-                at,
-                start,
-                blocks,
-                unwritten,
-            };
+            let extent = Extent { at, start, blocks, unwritten };
             let key = key(ObjectId(9), at);
             let decoded = decode(&key, &value(&extent)).unwrap();
             assert_eq!(decoded, (ObjectId(9), extent));
@@ -137,12 +119,7 @@ mod tests {
 
     #[test]
     fn impossible_extents_are_errors() {
-        let extent = Extent {
-            at: 5,
-            start: BlockNo(9),
-            blocks: 3,
-            unwritten: false,
-        };
+        let extent = Extent { at: 5, start: BlockNo(9), blocks: 3, unwritten: false };
         let sound = value(&extent);
         let with = |at: usize, bytes: &[u8]| {
             let mut value = sound;
@@ -154,14 +131,8 @@ mod tests {
         assert_eq!(kind(&good, &with(8, &[0; 4])), ErrorKind::Corrupt);
         assert_eq!(kind(&good, &with(0, &[0; 8])), ErrorKind::Corrupt);
         assert_eq!(kind(&good, &with(0, &[255; 8])), ErrorKind::Corrupt);
-        assert_eq!(
-            kind(&key(ObjectId(1), FILE_BLOCKS_MAX - 2), &sound),
-            ErrorKind::Corrupt
-        );
-        assert_eq!(
-            kind(&key(ObjectId(1), u64::MAX), &sound),
-            ErrorKind::Corrupt
-        );
+        assert_eq!(kind(&key(ObjectId(1), FILE_BLOCKS_MAX - 2), &sound), ErrorKind::Corrupt);
+        assert_eq!(kind(&key(ObjectId(1), u64::MAX), &sound), ErrorKind::Corrupt);
         assert_eq!(kind(&good[1..], &sound), ErrorKind::Corrupt);
         assert_eq!(kind(&good, &with(13, &[1])), ErrorKind::Incompatible);
     }

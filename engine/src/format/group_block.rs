@@ -32,10 +32,7 @@ const _: () = assert!(GROUP_CHECKSUM_BLOCKS <= u32::BITS as u64);
 
 /// Makes `body` the block of a group of `blocks` blocks whose head alone is in use.
 pub fn format(body: &mut [u8], blocks: u64) {
-    assert!(
-        GROUP_HEAD_BLOCKS < blocks && blocks <= GROUP_BLOCKS,
-        "group of {blocks} blocks"
-    );
+    assert!(GROUP_HEAD_BLOCKS < blocks && blocks <= GROUP_BLOCKS, "group of {blocks} blocks");
     body.fill(0);
     put_u32(body, 0, (blocks - GROUP_HEAD_BLOCKS) as u32);
     flip(bitmap_mut(body), 0..GROUP_HEAD_BLOCKS as usize);
@@ -48,10 +45,7 @@ pub fn format(body: &mut [u8], blocks: u64) {
 pub fn decode(body: &[u8], at: BlockNo, blocks: u64) -> Result<BitSet> {
     let used = BitSet::from_bytes(blocks as usize, bitmap(body));
     let damaged = |why| Err(Error::corrupt("group block", at, why));
-    if used
-        .next_clear(0)
-        .is_some_and(|first| (first as u64) < GROUP_HEAD_BLOCKS)
-    {
+    if used.next_clear(0).is_some_and(|first| (first as u64) < GROUP_HEAD_BLOCKS) {
         return damaged("the head of the group is not in use");
     }
     if used.len() - used.count() != free(body) as usize {
@@ -76,11 +70,7 @@ pub fn take(body: &mut [u8], at: BlockNo, range: Range<usize>) -> Result<()> {
             flip(bitmap_mut(body), range);
             Ok(())
         }
-        _ => Err(Error::corrupt(
-            "group block",
-            at,
-            format!("blocks {range:?} are in use twice"),
-        )),
+        _ => Err(Error::corrupt("group block", at, format!("blocks {range:?} are in use twice"))),
     }
 }
 
@@ -89,19 +79,11 @@ pub fn take(body: &mut [u8], at: BlockNo, range: Range<usize>) -> Result<()> {
 /// Errors: `Corrupt` when one is free already; nothing has changed.
 pub fn give(body: &mut [u8], at: BlockNo, range: Range<usize>) -> Result<()> {
     if ones(bitmap(body), range.clone()) != range.len() {
-        return Err(Error::corrupt(
-            "group block",
-            at,
-            format!("blocks {range:?} are freed twice"),
-        ));
+        return Err(Error::corrupt("group block", at, format!("blocks {range:?} are freed twice")));
     }
     let sum = free(body).checked_add(range.len() as u32);
     let Some(sum) = sum.filter(|&sum| u64::from(sum) <= GROUP_BLOCKS - GROUP_HEAD_BLOCKS) else {
-        return Err(Error::corrupt(
-            "group block",
-            at,
-            "it counts more free blocks than it has",
-        ));
+        return Err(Error::corrupt("group block", at, "it counts more free blocks than it has"));
     };
     put_u32(body, 0, sum);
     flip(bitmap_mut(body), range);
@@ -116,10 +98,7 @@ pub fn has_checksums(body: &[u8], index: u64) -> bool {
 
 /// Notes that checksum block `index` is being written for the first time.
 pub fn set_has_checksums(body: &mut [u8], index: u64) {
-    assert!(
-        !has_checksums(body, index),
-        "checksum block {index} is there already"
-    );
+    assert!(!has_checksums(body, index), "checksum block {index} is there already");
     let ready = get_u32(body, 4) | 1 << index;
     put_u32(body, 4, ready);
 }
@@ -134,11 +113,7 @@ fn bitmap_mut(body: &mut [u8]) -> &mut [u8] {
 
 /// The bytes that `range` touches, each with the mask of its bits.
 fn masks(range: Range<usize>) -> impl Iterator<Item = (usize, u8)> {
-    let bytes = if range.is_empty() {
-        0..0
-    } else {
-        range.start / 8..range.end.div_ceil(8)
-    };
+    let bytes = if range.is_empty() { 0..0 } else { range.start / 8..range.end.div_ceil(8) };
     bytes.map(move |byte| {
         let first = range.start.max(byte * 8) - byte * 8;
         let last = range.end.min(byte * 8 + 8) - 1 - byte * 8;
@@ -187,10 +162,7 @@ mod tests {
             assert_eq!(u64::from(free(&body)), blocks - 33);
             // Seen as a full-size group, the rest is in use.
             assert_eq!(
-                decode(&body, AT, GROUP_BLOCKS)
-                    .unwrap()
-                    .next_set(33)
-                    .is_some(),
+                decode(&body, AT, GROUP_BLOCKS).unwrap().next_set(33).is_some(),
                 blocks < GROUP_BLOCKS
             );
         }
@@ -203,19 +175,14 @@ mod tests {
         let mut seed = 1u64;
         let mut refused = 0;
         for _ in 0..4000 {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let start = 33 + (seed >> 33) as usize % 960;
             let range = start..(start + 1 + (seed >> 20) as usize % 20).min(1000);
             let before = body.clone();
             let mut with = model.clone();
             let (result, changed) = match seed >> 60 & 1 {
                 0 => (take(&mut body, AT, range.clone()), with.set(range.clone())),
-                _ => (
-                    give(&mut body, AT, range.clone()),
-                    with.clear(range.clone()),
-                ),
+                _ => (give(&mut body, AT, range.clone()), with.clear(range.clone())),
             };
             assert_eq!(result.is_ok(), changed == range.len());
             match result {

@@ -136,7 +136,10 @@ impl GroupHeader {
         let (expected, got) = (word(whole, 8), crc(whole));
         if expected != got {
             let why = format!("journal group at {}: checksum {got:#010x}", self.lsn);
-            return Err(Error::new(ErrorKind::Corrupt, format!("{why}, expected {expected:#010x}")));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{why}, expected {expected:#010x}"),
+            ));
         }
         Ok(&whole[GROUP_HEADER..])
     }

@@ -157,11 +157,7 @@ impl Layout {
 
     /// The root of a volume without objects: every group is virgin, and its data blocks are free.
     pub fn initial_root(&self) -> Root {
-        Root {
-            next_object: 1,
-            free_blocks: self.data_blocks(),
-            ..Root::default()
-        }
+        Root { next_object: 1, free_blocks: self.data_blocks(), ..Root::default() }
     }
 }
 
@@ -174,13 +170,9 @@ mod tests {
 
     #[test]
     fn regions_do_not_overlap_and_end_on_the_device() {
-        for blocks in [
-            GROUP_BLOCKS_MIN,
-            1000,
-            GROUP_BLOCKS,
-            GROUP_BLOCKS + 65,
-            3 * GROUP_BLOCKS + 66,
-        ] {
+        for blocks in
+            [GROUP_BLOCKS_MIN, 1000, GROUP_BLOCKS, GROUP_BLOCKS + 65, 3 * GROUP_BLOCKS + 66]
+        {
             let layout = Layout::new(FIXED + blocks, JOURNAL).unwrap();
             let mut end = layout.journal.end();
             let mut data = 0;
@@ -192,17 +184,9 @@ mod tests {
                 data += span.blocks - 33;
             }
             assert!(end.0 <= FIXED + blocks);
-            assert!(
-                FIXED + blocks - end.0 < GROUP_BLOCKS_MIN,
-                "a useful rest stays unused"
-            );
+            assert!(FIXED + blocks - end.0 < GROUP_BLOCKS_MIN, "a useful rest stays unused");
             assert_eq!(layout.data_blocks(), data);
-            assert!(
-                SUPERBLOCKS
-                    .iter()
-                    .chain(&JOURNAL_HEADERS)
-                    .all(|b| *b < layout.journal.start)
-            );
+            assert!(SUPERBLOCKS.iter().chain(&JOURNAL_HEADERS).all(|b| *b < layout.journal.start));
         }
     }
 
@@ -242,10 +226,7 @@ mod tests {
     #[test]
     fn devices_and_journals_that_are_too_small_are_refused() {
         let kind = |blocks, journal| Layout::new(blocks, journal).unwrap_err().kind();
-        assert_eq!(
-            kind(FIXED + GROUP_BLOCKS_MIN - 1, JOURNAL),
-            ErrorKind::NoSpace
-        );
+        assert_eq!(kind(FIXED + GROUP_BLOCKS_MIN - 1, JOURNAL), ErrorKind::NoSpace);
         assert_eq!(kind(1 << 30, JOURNAL - 1), ErrorKind::InvalidInput);
         assert_eq!(kind(1 << 30, u64::MAX), ErrorKind::InvalidInput);
         assert!(Layout::new(FIXED + GROUP_BLOCKS_MIN, JOURNAL).is_ok());

@@ -70,12 +70,7 @@ impl<'a> Node<'a> {
     /// If `body` is not the body of a block.
     pub fn open(at: BlockNo, body: &'a [u8]) -> Result<Self> {
         assert_eq!(body.len(), NODE_BYTES, "a node is the body of a block");
-        let node = Self {
-            at,
-            body,
-            count: get_u16(body, 2),
-            heap: get_u16(body, 4),
-        };
+        let node = Self { at, body, count: get_u16(body, 2), heap: get_u16(body, 4) };
         let slots_end = SLOTS + node.count * 2;
         if node.level() >= TREE_HEIGHT_MAX {
             return Err(node.damaged("its level is too high"));
@@ -261,12 +256,7 @@ impl<'a> NodeMut<'a> {
 
     /// The same node, to read.
     pub fn view(&self) -> Node<'_> {
-        Node {
-            at: self.at,
-            body: self.body,
-            count: self.count(),
-            heap: self.heap(),
-        }
+        Node { at: self.at, body: self.body, count: self.count(), heap: self.heap() }
     }
 
     fn count(&self) -> usize {
@@ -287,9 +277,7 @@ impl<'a> NodeMut<'a> {
     }
 
     fn entry(&self, i: usize) -> (&[u8], &[u8]) {
-        self.view()
-            .entry(i)
-            .expect("the node was checked when it was opened")
+        self.view().entry(i).expect("the node was checked when it was opened")
     }
 
     /// Puts an entry at place `i`; `false` and no change when there is no room.
@@ -297,16 +285,8 @@ impl<'a> NodeMut<'a> {
     /// # Panics
     /// If key or value are over their limits.
     pub fn insert(&mut self, i: usize, key: &[u8], value: &[u8]) -> bool {
-        assert!(
-            key.len() <= TREE_KEY_BYTES_MAX,
-            "key of {} bytes",
-            key.len()
-        );
-        assert!(
-            value.len() <= TREE_VALUE_BYTES_MAX,
-            "value of {} bytes",
-            value.len()
-        );
+        assert!(key.len() <= TREE_KEY_BYTES_MAX, "key of {} bytes", key.len());
+        assert!(value.len() <= TREE_VALUE_BYTES_MAX, "value of {} bytes", value.len());
         let count = self.count();
         assert!(i <= count, "place {i} of {count}");
         let need = cost(key.len(), value.len());
@@ -318,8 +298,7 @@ impl<'a> NodeMut<'a> {
             self.compact();
         }
         let cell = self.heap() - (need - 2);
-        self.body
-            .copy_within(SLOTS + i * 2..slots_end, SLOTS + i * 2 + 2);
+        self.body.copy_within(SLOTS + i * 2..slots_end, SLOTS + i * 2 + 2);
         put_u16(self.body, SLOTS + i * 2, cell);
         put_u16(self.body, cell, key.len());
         put_u16(self.body, cell + 2, value.len());
@@ -336,8 +315,7 @@ impl<'a> NodeMut<'a> {
         let (key, value) = self.entry(i);
         let bytes = cost(key.len(), value.len()) - 2;
         let (count, cell) = (self.count(), get_u16(self.body, SLOTS + i * 2));
-        self.body
-            .copy_within(SLOTS + i * 2 + 2..SLOTS + count * 2, SLOTS + i * 2);
+        self.body.copy_within(SLOTS + i * 2 + 2..SLOTS + count * 2, SLOTS + i * 2);
         put_u16(self.body, 2, count - 1);
         if cell == self.heap() {
             put_u16(self.body, 4, cell + bytes);
@@ -348,11 +326,7 @@ impl<'a> NodeMut<'a> {
 
     /// Gives entry `i` another value; `false` and no change when there is no room.
     pub fn replace(&mut self, i: usize, value: &[u8]) -> bool {
-        assert!(
-            value.len() <= TREE_VALUE_BYTES_MAX,
-            "value of {} bytes",
-            value.len()
-        );
+        assert!(value.len() <= TREE_VALUE_BYTES_MAX, "value of {} bytes", value.len());
         let (key, old) = self.entry(i);
         let (key_bytes, old_bytes) = (key.len(), old.len());
         if value.len() > old_bytes {
@@ -387,11 +361,7 @@ impl<'a> NodeMut<'a> {
     pub fn insert_and_split(&mut self, i: usize, key: &[u8], value: &[u8], append: bool) -> Split {
         let count = self.count();
         let append = append && i == count;
-        let cut = if append {
-            count
-        } else {
-            self.halfway(i, cost(key.len(), value.len()))
-        };
+        let cut = if append { count } else { self.halfway(i, cost(key.len(), value.len())) };
         let entry = |v: usize| match v.cmp(&i) {
             std::cmp::Ordering::Less => self.entry(v),
             std::cmp::Ordering::Equal => (key, value),
@@ -399,31 +369,20 @@ impl<'a> NodeMut<'a> {
         };
         let interior = self.view().level() > 0;
         let (below, first) = (entry(cut - 1).0, entry(cut).0);
-        let separator = if interior {
-            first.to_vec()
-        } else {
-            between(below, first, append)
-        };
+        let separator = if interior { first.to_vec() } else { between(below, first, append) };
         let mut right = vec![0; NODE_BYTES];
         let mut node = NodeMut::format(self.at, &mut right, self.view().level());
         for v in cut..=count {
             let (key, value) = entry(v);
             let key = if interior && v == cut { &[] } else { key };
-            assert!(
-                node.insert(v - cut, key, value),
-                "half of a node fits a node"
-            );
+            assert!(node.insert(v - cut, key, value), "half of a node fits a node");
         }
         let stay = if i < cut { cut - 1 } else { cut };
         self.truncate(stay);
         if i < cut {
             assert!(self.insert(i, key, value), "half of a node fits a node");
         }
-        Split {
-            right,
-            separator,
-            append,
-        }
+        Split { right, separator, append }
     }
 
     /// Of the entries with a new one of `bytes` at `i`: the first that goes to the right when both
@@ -475,15 +434,8 @@ impl<'a> NodeMut<'a> {
         right.check()?;
         for i in 0..right.count() {
             let (key, value) = right.entry(i)?;
-            let key = if right.level() > 0 && i == 0 {
-                separator
-            } else {
-                key
-            };
-            assert!(
-                self.insert(self.count(), key, value),
-                "asked can_absorb before"
-            );
+            let key = if right.level() > 0 && i == 0 { separator } else { key };
+            assert!(self.insert(self.count(), key, value), "asked can_absorb before");
         }
         Ok(())
     }
@@ -491,17 +443,10 @@ impl<'a> NodeMut<'a> {
     /// Joins all holes: the cells move to the end, in key order.
     fn compact(&mut self) {
         let old = self.body.to_vec();
-        let old = Node {
-            at: self.at,
-            body: &old,
-            count: self.count(),
-            heap: self.heap(),
-        };
+        let old = Node { at: self.at, body: &old, count: self.count(), heap: self.heap() };
         let mut cell = NODE_BYTES;
         for i in 0..old.count {
-            let (key, value) = old
-                .entry(i)
-                .expect("the node was checked when it was opened");
+            let (key, value) = old.entry(i).expect("the node was checked when it was opened");
             let bytes = CELL_HEADER + key.len() + value.len();
             let from = get_u16(old.body, SLOTS + i * 2);
             cell -= bytes;

@@ -61,10 +61,9 @@ pub fn key(object: ObjectId) -> [u8; 8] {
 pub fn decode_key(key: &[u8]) -> Result<ObjectId> {
     match <[u8; 8]>::try_from(key) {
         Ok(id) => Ok(ObjectId(u64::from_be_bytes(id))),
-        Err(_) => Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("an object's key has {} bytes", key.len()),
-        )),
+        Err(_) => {
+            Err(Error::new(ErrorKind::Corrupt, format!("an object's key has {} bytes", key.len())))
+        }
     }
 }
 
@@ -170,10 +169,7 @@ mod tests {
         for at in (0..4).chain([15]).chain(16..HEADER) {
             let mut damaged = value.clone();
             damaged[at] ^= 0x81;
-            assert!(
-                ObjectRecord::decode(ObjectId(3), &damaged).is_err(),
-                "byte {at}"
-            );
+            assert!(ObjectRecord::decode(ObjectId(3), &damaged).is_err(), "byte {at}");
         }
     }
 }

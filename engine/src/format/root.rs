@@ -49,8 +49,7 @@ impl Root {
             body[16 * i..16 * i + 8].copy_from_slice(&tree.block.0.to_le_bytes());
             body[16 * i + 8..16 * i + 16].copy_from_slice(&u64::from(tree.height).to_le_bytes());
         }
-        let counters =
-            [self.next_object, self.free_blocks, self.groups_ready, self.object_count];
+        let counters = [self.next_object, self.free_blocks, self.groups_ready, self.object_count];
         for (i, counter) in counters.iter().enumerate() {
             body[48 + 8 * i..56 + 8 * i].copy_from_slice(&counter.to_le_bytes());
         }

@@ -144,9 +144,7 @@ impl Superblock {
 
     /// The places in the image must be those that the sizes lead to.
     fn check_places(&self, place: BlockNo, image: &[u8]) -> Result<()> {
-        let layout = self
-            .layout()
-            .map_err(|e| Error::corrupt("superblock", place, e))?;
+        let layout = self.layout().map_err(|e| Error::corrupt("superblock", place, e))?;
         let same = get_u64(image, 64) == layout.root.0
             && get_u64(image, 72) == layout.first_group().0
             && get_u64(image, 104) == layout.journal.start.0
@@ -154,11 +152,7 @@ impl Superblock {
             && get_u32(image, 96) == self.volume();
         match same {
             true => Ok(()),
-            false => Err(Error::corrupt(
-                "superblock",
-                place,
-                "its places do not fit together",
-            )),
+            false => Err(Error::corrupt("superblock", place, "its places do not fit together")),
         }
     }
 
@@ -207,9 +201,7 @@ fn check_version(image: &[u8]) -> Result<()> {
     let refuse = |why: String| Err(Error::new(ErrorKind::Incompatible, why));
     let version = get_u32(image, 12);
     if version != VERSION {
-        return refuse(format!(
-            "the store has format {version}, this is for format {VERSION}"
-        ));
+        return refuse(format!("the store has format {version}, this is for format {VERSION}"));
     }
     let unknown = get_u64(image, 48) & !INCOMPATIBLE_KNOWN;
     if unknown != 0 {
@@ -241,10 +233,7 @@ mod tests {
     fn sample() -> Superblock {
         Superblock {
             uuid: *b"0123456789abcdef",
-            features: Features {
-                compatible: 5,
-                ..Features::default()
-            },
+            features: Features { compatible: 5, ..Features::default() },
             device_blocks: 100_000,
             journal_blocks: 1024,
         }
@@ -280,10 +269,7 @@ mod tests {
         for at in 0..BLOCK_BYTES {
             let mut image = image(SUPERBLOCKS[0]);
             image[at] ^= 0x10;
-            assert!(
-                Superblock::decode(SUPERBLOCKS[0], &image).is_err(),
-                "byte {at}"
-            );
+            assert!(Superblock::decode(SUPERBLOCKS[0], &image).is_err(), "byte {at}");
         }
     }
 
@@ -293,10 +279,7 @@ mod tests {
         let bad = vec![0; BLOCK_BYTES];
         assert_eq!(choose(&a, &bad).unwrap(), sample());
         assert_eq!(choose(&bad, &b).unwrap(), sample());
-        assert_eq!(
-            Superblock::choose([None, Some(&b)], 100_001).unwrap(),
-            sample()
-        );
+        assert_eq!(Superblock::choose([None, Some(&b)], 100_001).unwrap(), sample());
         // A copy that was written to the other's place is not believed.
         assert_eq!(choose(&b, &a).unwrap_err().kind(), ErrorKind::Corrupt);
     }
@@ -325,11 +308,7 @@ mod tests {
         assert_eq!(kind(&resealed(at, |b| b[80] = 1)), ErrorKind::Incompatible);
         let read_only = Superblock::decode(at, &resealed(at, |b| b[40] = 1)).unwrap();
         assert!(read_only.is_read_only());
-        assert!(
-            !Superblock::decode(at, &resealed(at, |b| b[32] = 1))
-                .unwrap()
-                .is_read_only()
-        );
+        assert!(!Superblock::decode(at, &resealed(at, |b| b[32] = 1)).unwrap().is_read_only());
     }
 
     #[test]

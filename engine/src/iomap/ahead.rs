@@ -58,12 +58,8 @@ impl ReadAhead {
                 (oldest, demand, false)
             }
         };
-        *stream = Stream {
-            next: at.saturating_add(window),
-            window,
-            established,
-            fed: self.fetches,
-        };
+        *stream =
+            Stream { next: at.saturating_add(window), window, established, fed: self.fetches };
         window
     }
 

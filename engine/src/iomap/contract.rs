@@ -207,9 +207,7 @@ pub trait Transport: Send + Sync + 'static {
 ///
 /// Errors: `InvalidInput` when the end lies beyond the largest object.
 pub fn checked_range(offset: u64, len: usize) -> Result<Range<u64>> {
-    let end = offset
-        .checked_add(len as u64)
-        .filter(|&end| end <= crate::limits::OBJECT_BYTES_MAX);
+    let end = offset.checked_add(len as u64).filter(|&end| end <= crate::limits::OBJECT_BYTES_MAX);
     match end {
         Some(end) => Ok(offset..end),
         None => Err(crate::error::Error::invalid(format!(

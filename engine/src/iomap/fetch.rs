@@ -10,11 +10,11 @@ use foliant_device::Buffer;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
+use crate::iomap::grip::Grip;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
 use crate::iomap::write::holder;

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use foliant_device::Buffer;
 
-use crate::iomap::grip::Grip;
 use crate::iomap::contract::MappingProvider;
+use crate::iomap::grip::Grip;
 use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;
 use crate::iomap::pause::Pauses;
@@ -66,14 +66,7 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
             bytes.start <= range.start && range.end <= bytes.end,
             "bytes {range:?} lie outside of folio {bytes:?}"
         );
-        Self {
-            folio,
-            hook,
-            pauses,
-            range,
-            spare,
-            put: false,
-        }
+        Self { folio, hook, pauses, range, spare, put: false }
     }
 
     fn within(&self, at: u64) -> usize {

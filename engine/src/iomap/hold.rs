@@ -5,13 +5,13 @@
 //! `object`'s journaled writes, which hold the range lock over the blocks.
 
 use crate::error::Result;
-use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::fetch::Fetched;
+use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;

@@ -35,11 +35,7 @@ pub struct IdentityProvider {
 impl IdentityProvider {
     /// The blocks of `span` as an object of `size` bytes.
     pub fn new(span: DeviceSpan, size: u64) -> Self {
-        Self {
-            span,
-            size: AtomicU64::new(size),
-            durable_size: AtomicU64::new(size),
-        }
+        Self { span, size: AtomicU64::new(size), durable_size: AtomicU64::new(size) }
     }
 
     /// Sets a smaller size; called where `Mapped::truncate_cache` says.
@@ -73,19 +69,12 @@ impl MappingProvider for IdentityProvider {
             let why = format!("the device span ends at block {}", self.span.blocks);
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
-        let kind = MapKind::Mapped {
-            at: self.span.start.plus(blocks.start),
-            checksums: None,
-        };
+        let kind = MapKind::Mapped { at: self.span.start.plus(blocks.start), checksums: None };
         Ok(Mapping {
             blocks,
             kind,
             cookie: Cookie::default(),
-            promised: if intent == MapIntent::Write {
-                blocks.len()
-            } else {
-                0
-            },
+            promised: if intent == MapIntent::Write { blocks.len() } else { 0 },
         })
     }
 
@@ -98,10 +87,8 @@ impl MappingProvider for IdentityProvider {
     fn forget_dirty(&self, _: u64) {}
 
     async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<((), Vec<Placement>)> {
-        let place = |&blocks: &FileBlocks| Placement {
-            blocks,
-            at: self.span.start.plus(blocks.start),
-        };
+        let place =
+            |&blocks: &FileBlocks| Placement { blocks, at: self.span.start.plus(blocks.start) };
         Ok(((), runs.iter().map(place).collect()))
     }
 

@@ -89,11 +89,7 @@ pub struct Cursor<'a, P: MappingProvider> {
 impl<'a, P: MappingProvider> Cursor<'a, P> {
     /// A cursor at the start of `blocks`.
     pub fn new(provider: &'a Arc<P>, blocks: FileBlocks, intent: MapIntent) -> Self {
-        Self {
-            provider,
-            rest: blocks,
-            intent,
-        }
+        Self { provider, rest: blocks, intent }
     }
 
     /// The next answer, or `None` behind the last block.
@@ -104,11 +100,7 @@ impl<'a, P: MappingProvider> Cursor<'a, P> {
             return Ok(None);
         }
         let mapping = self.provider.map_begin(self.rest, self.intent).await?;
-        let lease = Lease {
-            provider: Arc::clone(self.provider),
-            mapping,
-            dirtied: 0,
-        };
+        let lease = Lease { provider: Arc::clone(self.provider), mapping, dirtied: 0 };
         check_answer(self.rest, self.intent, lease.mapping());
         self.rest.start = lease.blocks().end;
         Ok(Some(lease))
@@ -135,11 +127,7 @@ fn check_answer(asked: FileBlocks, intent: MapIntent, mapping: &Mapping) {
         MapIntent::Read | MapIntent::Report => 0,
     };
     assert_eq!(mapping.promised, promised, "promises for {intent:?}");
-    if let MapKind::Mapped {
-        checksums: Some(sums),
-        ..
-    } = &mapping.kind
-    {
+    if let MapKind::Mapped { checksums: Some(sums), .. } = &mapping.kind {
         assert_eq!(sums.len() as u64, blocks.len(), "one checksum per block");
     }
 }

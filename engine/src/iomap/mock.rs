@@ -134,9 +134,7 @@ impl MockProvider {
             counts: MockCounts::default(),
             begin_calls: 0,
         };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-        }
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Changes the script.
@@ -170,11 +168,7 @@ impl MockProvider {
     pub fn place(&self, block: u64, unwritten: bool) -> u64 {
         let mut state = self.state.lock();
         let at = state.free.pop().expect("the mock device is large enough");
-        let stored = Stored {
-            at,
-            sum: None,
-            unwritten,
-        };
+        let stored = Stored { at, sum: None, unwritten };
         state.set(block, Some(stored));
         at
     }
@@ -260,10 +254,7 @@ impl State {
             return MapKind::Unwritten { at };
         }
         let sums = (blocks.start..blocks.end).map(|b| self.stored[&b].sum);
-        MapKind::Mapped {
-            at,
-            checksums: sums.collect(),
-        }
+        MapKind::Mapped { at, checksums: sums.collect() }
     }
 
     fn begin(&mut self, asked: FileBlocks, intent: MapIntent) -> Result<Mapping> {
@@ -288,12 +279,7 @@ impl State {
         self.counts.begins += 1;
         self.counts.open += 1;
         self.counts.promised += promised;
-        Ok(Mapping {
-            blocks,
-            kind: self.kind(blocks),
-            cookie: self.cookie(blocks),
-            promised,
-        })
+        Ok(Mapping { blocks, kind: self.kind(blocks), cookie: self.cookie(blocks), promised })
     }
 
     fn place_runs(&mut self, runs: &[FileBlocks]) -> (Vec<u64>, Vec<Placement>) {
@@ -326,11 +312,8 @@ impl State {
             assert_eq!(run.checksums.len() as u64, blocks.len());
             for (index, block) in (blocks.start..blocks.end).enumerate() {
                 let sum = self.script.checksums.then_some(run.checksums[index]);
-                let stored = Stored {
-                    at: run.placement.at.0 + index as u64,
-                    sum,
-                    unwritten: false,
-                };
+                let stored =
+                    Stored { at: run.placement.at.0 + index as u64, sum, unwritten: false };
                 self.set(block, Some(stored));
             }
             assert!(self.counts.promised >= blocks.len(), "unpromised writeback");
@@ -408,10 +391,7 @@ impl MappingProvider for MockProvider {
         assert!(sorted, "runs are not ascending: {runs:?}");
         let (claimed, places) = state.place_runs(runs);
         state.counts.batches += 1;
-        let batch = MockBatch {
-            state: Arc::clone(&self.state),
-            claimed,
-        };
+        let batch = MockBatch { state: Arc::clone(&self.state), claimed };
         Ok((batch, places))
     }
 

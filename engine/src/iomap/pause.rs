@@ -155,10 +155,7 @@ mod armed {
         /// Closes a point.
         pub fn hold(&self, point: Point) -> Hold {
             self.inner.state.lock().held[point as usize] = true;
-            Hold {
-                inner: Arc::clone(&self.inner),
-                point,
-            }
+            Hold { inner: Arc::clone(&self.inner), point }
         }
 
         /// Runs `hook` at each visit of a synchronous point.

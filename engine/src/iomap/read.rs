@@ -8,7 +8,6 @@
 //! Does not write, dirty or allocate space. Called by `object`.
 
 use crate::error::Result;
-use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
@@ -18,6 +17,7 @@ use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::contract::checked_range;
 use crate::iomap::fetch::Fetched;
+use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::pause::Point;
 use crate::limits::READ_AHEAD_BLOCKS_MAX;
@@ -83,11 +83,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let demand = asked.end.min(asked.start + READ_AHEAD_BLOCKS_MAX);
         let planned = self.ahead.lock().miss(asked.start, demand - asked.start);
         let end = self.provider.size().div_ceil(BLOCK).max(demand);
-        let mut miss = Miss {
-            first: asked.start,
-            demand,
-            window: end.min(asked.start + planned),
-        };
+        let mut miss = Miss { first: asked.start, demand, window: end.min(asked.start + planned) };
         let mut attempts = Attempts::default();
         loop {
             match self.try_miss(miss, at, dst).await {

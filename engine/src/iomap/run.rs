@@ -42,11 +42,7 @@ impl Plan {
             last.at.plus(last.blocks) == at && last.blocks < WRITEBACK_RUN_BLOCKS
         });
         if !joins {
-            self.writes.push(DeviceWrite {
-                at,
-                blocks: 0,
-                data: Vec::new(),
-            });
+            self.writes.push(DeviceWrite { at, blocks: 0, data: Vec::new() });
         }
         let last = self.writes.last_mut().expect("one was just made");
         let taken = blocks.min(WRITEBACK_RUN_BLOCKS - last.blocks);
@@ -76,11 +72,7 @@ impl<'a> Source<'a> {
             }
             assert_eq!(at, run.blocks.end, "a run's bytes and blocks differ");
         }
-        Self {
-            segments,
-            current: 0,
-            used: 0,
-        }
+        Self { segments, current: 0, used: 0 }
     }
 
     /// The bytes from file block `at` on: at least one block, at most `limit`.
@@ -90,10 +82,7 @@ impl<'a> Source<'a> {
         assert_eq!(start + self.used, at, "places do not follow the runs");
         let blocks = limit.min(blocks_of(segment) - self.used);
         let from = self.used as usize * BLOCK_BYTES;
-        (
-            segment.slice(from..from + blocks as usize * BLOCK_BYTES),
-            blocks,
-        )
+        (segment.slice(from..from + blocks as usize * BLOCK_BYTES), blocks)
     }
 
     fn advance(&mut self, blocks: u64) {
@@ -129,16 +118,9 @@ pub fn plan(runs: &[DirtyRun], placements: &[Placement]) -> Plan {
             source.advance(taken);
             done += taken;
         }
-        plan.placed.push(PlacedRun {
-            placement: *placement,
-            checksums,
-        });
+        plan.placed.push(PlacedRun { placement: *placement, checksums });
     }
-    assert_eq!(
-        source.current,
-        source.segments.len(),
-        "blocks without place"
-    );
+    assert_eq!(source.current, source.segments.len(), "blocks without place");
     plan
 }
 
@@ -250,10 +232,7 @@ mod tests {
         let arena = Arena::new(1 << 20).unwrap();
         let mut random = Random::new(1);
         let runs = [run(&arena, &mut random, FileBlocks::new(0, 4))];
-        let short = Placement {
-            blocks: FileBlocks::new(0, 3),
-            at: BlockNo(9),
-        };
+        let short = Placement { blocks: FileBlocks::new(0, 3), at: BlockNo(9) };
         plan(&runs, &[short]);
     }
 }

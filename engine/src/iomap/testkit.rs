@@ -72,9 +72,7 @@ impl Random {
     /// Random bytes, never zero.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let first = self.next();
-        (0..len)
-            .map(|i| (first.wrapping_mul(i as u64 + 3) >> 32) as u8 | 1)
-            .collect()
+        (0..len).map(|i| (first.wrapping_mul(i as u64 + 3) >> 32) as u8 | 1).collect()
     }
 }
 
@@ -134,9 +132,7 @@ impl TestTransport {
     pub fn scribble(&self, block: u64, byte: u8) {
         let mut buffer = self.arena.allocate(0).unwrap();
         buffer.get_mut().unwrap().fill(byte);
-        let request = self
-            .device
-            .write(block, vec![buffer.into()], Persist::Cached);
+        let request = self.device.write(block, vec![buffer.into()], Persist::Cached);
         block_on_ready(request).unwrap();
     }
 
@@ -178,10 +174,7 @@ fn block_on_ready<F: Future + Unpin>(mut future: F) -> F::Output {
 }
 
 fn failure(what: &str, at: BlockNo) -> Error {
-    Error::new(
-        ErrorKind::Device,
-        format!("{what} of {at} was told to fail"),
-    )
+    Error::new(ErrorKind::Device, format!("{what} of {at} was told to fail"))
 }
 
 impl Transport for TestTransport {
@@ -261,11 +254,7 @@ impl<P: MappingProvider> Room<P> {
             memory,
             dirty,
         };
-        Self {
-            mapped: Arc::new(Mapped::new(parts)),
-            provider,
-            transport,
-        }
+        Self { mapped: Arc::new(Mapped::new(parts)), provider, transport }
     }
 
     /// Drops every clean folio.

@@ -16,7 +16,6 @@ use foliant_device::Buffer;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::iomap::grip::Grip;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
@@ -24,6 +23,7 @@ use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::contract::checked_range;
+use crate::iomap::grip::Grip;
 use crate::iomap::guard::FolioGuard;
 use crate::iomap::guard::FolioHook;
 use crate::iomap::iter::Cursor;
@@ -141,11 +141,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if grows {
             self.clear_old_end(size, bytes.start).await?;
         }
-        let piece = Piece {
-            bytes,
-            source: Source::Bytes(src),
-            grows,
-        };
+        let piece = Piece { bytes, source: Source::Bytes(src), grows };
         self.apply(piece, hook, || {}).await
     }
 
@@ -220,13 +216,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if !self.all_current(&leases) {
             return Ok(None);
         }
-        Ok(Some(Gathered {
-            leases,
-            folios,
-            images,
-            spares,
-            size,
-        }))
+        Ok(Some(Gathered { leases, folios, images, spares, size }))
     }
 
     /// Locks the folios of the piece, ascending. Only the first one may wait for memory: while

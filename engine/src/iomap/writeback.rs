@@ -18,14 +18,14 @@ use futures_util::stream;
 
 use crate::error::Result;
 use crate::folio::folio::Folio;
-use crate::iomap::grip::Grip;
-use crate::iomap::grip::within;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::DirtyRun;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Transport;
+use crate::iomap::grip::Grip;
+use crate::iomap::grip::within;
 use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::run::DeviceWrite;
@@ -112,11 +112,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let Some(collected) = self.collect(blocks).await else {
             return Ok(None);
         };
-        let Collected {
-            mut batch,
-            runs,
-            settled_size,
-        } = collected;
+        let Collected { mut batch, runs, settled_size } = collected;
         let end = runs.last().map_or(blocks.end, |run| run.blocks.end);
         let count = runs.iter().map(|run| run.blocks.len()).sum();
         let result = self.carry(runs, settled_size).await;
@@ -132,10 +128,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     async fn collect(&self, blocks: FileBlocks) -> Option<Collected<'_, P>> {
         // Sampled first: every byte below it is on the device, or dirty from now on.
         let size = self.provider.size();
-        let mut batch = Batch {
-            provider: &*self.provider,
-            folios: Vec::new(),
-        };
+        let mut batch = Batch { provider: &*self.provider, folios: Vec::new() };
         let mut taken: Vec<(u64, Segment)> = Vec::new();
         let mut at = blocks.start;
         while (taken.len() as u64) < WRITEBACK_BATCH_BLOCKS {
@@ -143,11 +136,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let Some(folio) = next else {
                 break;
             };
-            let locked = if taken.is_empty() {
-                Some(folio.lock().await)
-            } else {
-                folio.try_lock()
-            };
+            let locked = if taken.is_empty() { Some(folio.lock().await) } else { folio.try_lock() };
             let Some(mut locked) = locked.map(Grip::from) else {
                 break;
             };
@@ -166,11 +155,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let runs = join(taken);
         let settled_size = self.settled_size(size, &runs);
-        Some(Collected {
-            batch,
-            runs,
-            settled_size,
-        })
+        Some(Collected { batch, runs, settled_size })
     }
 
     /// Bytes behind the size must never reach the device as anything but zero.
@@ -226,9 +211,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards.
     async fn write_all(&self, writes: Vec<DeviceWrite>) -> Result<()> {
-        let requests = writes
-            .into_iter()
-            .map(|write| self.transport.write(write.at, write.data));
+        let requests = writes.into_iter().map(|write| self.transport.write(write.at, write.data));
         let mut results = stream::iter(requests).buffer_unordered(WRITEBACK_WRITES_IN_FLIGHT);
         let mut outcome = Ok(());
         while let Some(result) = results.next().await {
@@ -256,10 +239,8 @@ fn join(taken: Vec<(u64, Segment)>) -> Vec<DirtyRun> {
                 run.blocks.end += 1;
                 run.data.push(segment);
             }
-            None => runs.push(DirtyRun {
-                blocks: FileBlocks::new(block, block + 1),
-                data: vec![segment],
-            }),
+            None => runs
+                .push(DirtyRun { blocks: FileBlocks::new(block, block + 1), data: vec![segment] }),
         }
     }
     runs

@@ -49,11 +49,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             return Ok(());
         }
         // Behind the size there is nothing to keep, so the last block is replaced whole.
-        let end = if range.end >= size {
-            size.div_ceil(BLOCK) * BLOCK
-        } else {
-            range.end
-        };
+        let end = if range.end >= size { size.div_ceil(BLOCK) * BLOCK } else { range.end };
         self.zero_stored(range.start..end).await
     }
 
@@ -101,11 +97,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             shrink();
         } else {
             self.dirty.admit(1).await?;
-            let piece = Piece {
-                bytes: tail,
-                source: Source::Zeroes,
-                grows: false,
-            };
+            let piece = Piece { bytes: tail, source: Source::Zeroes, grows: false };
             self.apply(piece, &(), shrink).await?;
         }
         let behind = FileBlocks::new(size.div_ceil(BLOCK), u64::MAX);
@@ -121,11 +113,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let bytes = bytes.start.max(range.start)..bytes.end.min(range.end);
             self.dirty.admit(end - found.start).await?;
             let start = bytes.start;
-            let piece = Piece {
-                bytes,
-                source: Source::Zeroes,
-                grows: false,
-            };
+            let piece = Piece { bytes, source: Source::Zeroes, grows: false };
             let done = self.apply(piece, &(), || {}).await?;
             rest.start = (start + done).div_ceil(BLOCK).min(rest.end);
         }
@@ -167,10 +155,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     pub(super) fn expect_held(&self, held: &RangeGuard, blocks: FileBlocks) {
         let range = held.range();
         let inside = range.start <= blocks.start && blocks.end <= range.end;
-        assert!(
-            blocks.is_empty() || inside,
-            "{blocks:?} used with only {range:?} locked"
-        );
+        assert!(blocks.is_empty() || inside, "{blocks:?} used with only {range:?} locked");
     }
 }
 

@@ -32,7 +32,13 @@ pub struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     /// A cursor at the tail that `slot` names.
-    pub fn new(device: &'a Device, memory: &'a Memory, ring: Ring, volume: u32, slot: Slot) -> Self {
+    pub fn new(
+        device: &'a Device,
+        memory: &'a Memory,
+        ring: Ring,
+        volume: u32,
+        slot: Slot,
+    ) -> Self {
         let (epoch, at, sequence) = (slot.epoch, slot.tail, slot.next_group);
         let stopped = "nothing was read".into();
         Self { device, memory, ring, volume, epoch, tail: at, at, sequence, stopped }
@@ -81,7 +87,8 @@ impl<'a> Scan<'a> {
             return self.stop(start, "the group is of another time");
         }
         let blocks = (GROUP_HEADER as u64 + u64::from(header.payload)).div_ceil(BLOCK);
-        if blocks * BLOCK > self.ring.group_bytes_max() || self.ring.place(start, blocks * BLOCK) != start
+        if blocks * BLOCK > self.ring.group_bytes_max()
+            || self.ring.place(start, blocks * BLOCK) != start
         {
             return self.stop(start, "the group claims an impossible size");
         }

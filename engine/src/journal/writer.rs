@@ -158,7 +158,12 @@ impl Journal {
     /// Writes the whole region and the first header. Not durable before the caller's flush.
     ///
     /// Errors: `Device`, `OutOfMemory`.
-    pub async fn format(device: &Device, memory: &Memory, layout: &Layout, volume: u32) -> Result<()> {
+    pub async fn format(
+        device: &Device,
+        memory: &Memory,
+        layout: &Layout,
+        volume: u32,
+    ) -> Result<()> {
         let mut zeroes = memory.allocate(FORMAT_ORDER, Purpose::Reserved).await?;
         zeroes.get_mut().expect("a fresh buffer has one owner").fill(0);
         let step = zeroes.blocks() as u64;
@@ -279,7 +284,10 @@ impl Journal {
     pub fn append(&self, payload: Vec<u8>) -> Lsn {
         let mut state = self.inner.state.lock();
         let pending = state.open_bytes + footprint(payload.len());
-        assert!(self.inner.ring.has_room(state.tail, state.head, pending), "no room was waited for");
+        assert!(
+            self.inner.ring.has_room(state.tail, state.head, pending),
+            "no room was waited for"
+        );
         state.open_bytes = pending;
         state.last = Lsn(state.last.0 + 1);
         state.stats.transactions += 1;

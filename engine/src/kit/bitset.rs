@@ -17,10 +17,7 @@ pub struct BitSet {
 impl BitSet {
     /// All of `len` bits clear.
     pub fn new(len: usize) -> Self {
-        Self {
-            words: vec![0; len.div_ceil(WORD)].into_boxed_slice(),
-            len,
-        }
+        Self { words: vec![0; len.div_ceil(WORD)].into_boxed_slice(), len }
     }
 
     /// `len` bits as they lie in `bytes`: bit `i` is bit `i % 8` of byte `i / 8`.
@@ -116,11 +113,8 @@ impl BitSet {
             "bits {range:?} of {}",
             self.len
         );
-        let words = if range.is_empty() {
-            0..0
-        } else {
-            range.start / WORD..(range.end - 1) / WORD + 1
-        };
+        let words =
+            if range.is_empty() { 0..0 } else { range.start / WORD..(range.end - 1) / WORD + 1 };
         words.map(move |word| {
             let first = range.start.max(word * WORD) - word * WORD;
             let last = range.end.min((word + 1) * WORD) - 1 - word * WORD;
@@ -142,9 +136,7 @@ mod tests {
     fn behaves_like_a_list_of_flags() {
         let mut seed = 7u64;
         let mut random = move |below: usize| {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as usize % below
         };
         for len in [1, 63, 64, 65, 200, 1000] {
@@ -155,11 +147,7 @@ mod tests {
                 let end = start + random(len + 1 - start);
                 let value = random(2) == 0;
                 let expected = model[start..end].iter().filter(|&&b| b != value).count();
-                let changed = if value {
-                    set.set(start..end)
-                } else {
-                    set.clear(start..end)
-                };
+                let changed = if value { set.set(start..end) } else { set.clear(start..end) };
                 model[start..end].fill(value);
                 assert_eq!(changed, expected);
                 let from = random(len + 2);

@@ -21,10 +21,7 @@ pub fn append(so_far: u32, bytes: &[u8]) -> u32 {
 /// # Panics
 /// If `bytes` is not whole blocks.
 pub fn of_blocks(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    assert!(
-        bytes.len().is_multiple_of(BLOCK_BYTES),
-        "checksums are kept for whole blocks"
-    );
+    assert!(bytes.len().is_multiple_of(BLOCK_BYTES), "checksums are kept for whole blocks");
     bytes.chunks_exact(BLOCK_BYTES).map(of)
 }
 

@@ -156,8 +156,7 @@ impl Memory {
 
     /// The same without waiting, with one attempt at direct reclaim.
     pub fn try_allocate(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
-        self.take(order, purpose)
-            .or_else(|| self.reclaim_and_take(order, purpose, 1))
+        self.take(order, purpose).or_else(|| self.reclaim_and_take(order, purpose, 1))
     }
 
     /// All blocks of the arena.

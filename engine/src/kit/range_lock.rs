@@ -64,15 +64,8 @@ impl State {
     }
 
     fn hold(&mut self, ticket: u64, range: Range<u64>, exclusive: bool) {
-        assert!(
-            !self.held_conflict(&range, exclusive),
-            "range lock granted twice"
-        );
-        let side = if exclusive {
-            &mut self.exclusive
-        } else {
-            &mut self.shared
-        };
+        assert!(!self.held_conflict(&range, exclusive), "range lock granted twice");
+        let side = if exclusive { &mut self.exclusive } else { &mut self.shared };
         let before = side.insert(ticket, range);
         assert!(before.is_none(), "range lock ticket used twice");
     }
@@ -180,10 +173,7 @@ impl RangeLock {
     /// Holders and waiters, for tests and statistics.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.inner.state.lock();
-        (
-            state.shared.len() + state.exclusive.len(),
-            state.queue.len(),
-        )
+        (state.shared.len() + state.exclusive.len(), state.queue.len())
     }
 
     fn try_acquire(&self, range: &Range<u64>, exclusive: bool) -> Option<RangeGuard> {
@@ -193,12 +183,7 @@ impl RangeLock {
     }
 
     fn guard(&self, ticket: u64, range: Range<u64>, exclusive: bool) -> RangeGuard {
-        RangeGuard {
-            inner: self.inner.clone(),
-            ticket,
-            range,
-            exclusive,
-        }
+        RangeGuard { inner: self.inner.clone(), ticket, range, exclusive }
     }
 
     async fn acquire(&self, range: Range<u64>, exclusive: bool) -> RangeGuard {
@@ -221,10 +206,7 @@ impl RangeLock {
             (self.guard(ticket, range, exclusive), granted)
         };
         granted.notified().await;
-        assert!(
-            self.inner.state.lock().is_held(guard.ticket),
-            "woken without the range"
-        );
+        assert!(self.inner.state.lock().is_held(guard.ticket), "woken without the range");
         guard
     }
 }
@@ -283,23 +265,14 @@ mod tests {
         let mut all: Vec<Asked> = Vec::new();
         for _ in 0..4000 {
             if dice.roll(2) == 0 && all.len() < 24 {
-                let range = if dice.roll(20) == 0 {
-                    5..5
-                } else {
-                    dice.range(40)
-                };
+                let range = if dice.roll(20) == 0 { 5..5 } else { dice.range(40) };
                 let exclusive = dice.roll(3) == 0;
                 let (lock, wanted) = (lock.clone(), range.clone());
                 let wait: Pending = match exclusive {
                     true => Box::pin(async move { lock.exclusive(wanted).await }),
                     false => Box::pin(async move { lock.shared(wanted).await }),
                 };
-                all.push(Asked {
-                    range,
-                    exclusive,
-                    wait: Some(wait),
-                    guard: None,
-                });
+                all.push(Asked { range, exclusive, wait: Some(wait), guard: None });
             } else if !all.is_empty() {
                 // Releases a holder or cancels a waiter, whichever it is.
                 all.remove(dice.roll(all.len() as u64) as usize);

@@ -87,9 +87,9 @@ impl Meta {
 impl Inner {
     /// Writes images home, neighbours together, and waits for all of them.
     async fn write_home(&self, going: Vec<Going>) -> Result<()> {
-        let writes = runs(going).into_iter().map(|(at, segments)| {
-            self.device.write(at.0, segments, Persist::Cached)
-        });
+        let writes = runs(going)
+            .into_iter()
+            .map(|(at, segments)| self.device.write(at.0, segments, Persist::Cached));
         let mut writes = stream::iter(writes).buffer_unordered(WRITES_IN_FLIGHT);
         let mut outcome = Ok(());
         while let Some(written) = writes.next().await {

@@ -179,7 +179,8 @@ impl Meta {
         }
         let geometry = self.inner.device.geometry();
         if at.0 >= geometry.blocks {
-            let why = format!("something points there, and the device has {} blocks", geometry.blocks);
+            let why =
+                format!("something points there, and the device has {} blocks", geometry.blocks);
             return Err(crate::error::Error::corrupt(kind.name(), at, why));
         }
         metrics::counter!("foliant_metadata_reads_total").increment(1);

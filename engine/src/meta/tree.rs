@@ -226,11 +226,7 @@ impl Image {
         let image = Self { at, buffer };
         match image.node()?.level() == level {
             true => Ok(image),
-            false => Err(Error::corrupt(
-                "tree node",
-                at,
-                "it is not of the level expected there",
-            )),
+            false => Err(Error::corrupt("tree node", at, "it is not of the level expected there")),
         }
     }
 
@@ -256,11 +252,7 @@ async fn find_leaf<R: BlockRead>(
     key: &[u8],
 ) -> Result<Option<(Vec<Step>, Image)>> {
     if (root.height == 0) != (root.block.0 == 0) || root.height > TREE_HEIGHT_MAX {
-        return Err(Error::corrupt(
-            "tree root",
-            root.block,
-            "its height is impossible",
-        ));
+        return Err(Error::corrupt("tree root", root.block, "its height is impossible"));
     }
     if root.height == 0 {
         return Ok(None);
@@ -273,11 +265,7 @@ async fn find_leaf<R: BlockRead>(
             return Ok(Some((path, image)));
         }
         let index = node.child_index(key)?;
-        path.push(Step {
-            block: image.at,
-            level: node.level(),
-            index,
-        });
+        path.push(Step { block: image.at, level: node.level(), index });
         image = image.child(r, index).await?;
     }
 }
@@ -293,11 +281,7 @@ async fn next_leaf<R: BlockRead>(r: &R, path: &mut Vec<Step>) -> Result<Option<I
         path.push(step);
         image = image.child(r, step.index).await?;
         while image.node()?.level() > 0 {
-            path.push(Step {
-                block: image.at,
-                level: image.node()?.level(),
-                index: 0,
-            });
+            path.push(Step { block: image.at, level: image.node()?.level(), index: 0 });
             image = image.child(r, 0).await?;
         }
         return Ok(Some(image));
@@ -377,10 +361,7 @@ async fn raise<W: BlockWrite, S: NodeSupply>(
     right: BlockNo,
 ) -> Result<()> {
     if root.height >= TREE_HEIGHT_MAX {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            "a metadata tree is too high",
-        ));
+        return Err(Error::new(ErrorKind::TooLarge, "a metadata tree is too high"));
     }
     let block = supply.take(w).await?;
     let body = w.create(block, BlockKind::Node).await?;
@@ -388,10 +369,7 @@ async fn raise<W: BlockWrite, S: NodeSupply>(
     let left = root.block.0.to_le_bytes();
     let both = top.insert(0, &[], &left) && top.insert(1, separator, &right.0.to_le_bytes());
     assert!(both, "an empty node takes two children");
-    *root = TreeRoot {
-        block,
-        height: root.height + 1,
-    };
+    *root = TreeRoot { block, height: root.height + 1 };
     Ok(())
 }
 
@@ -463,11 +441,7 @@ async fn join<W: BlockWrite, S: NodeSupply>(w: &mut W, supply: &mut S, step: Ste
         let left_image = parent.child(w, right - 1).await?;
         let right_image = parent.child(w, right).await?;
         if left_image.at == right_image.at {
-            return Err(Error::corrupt(
-                "tree node",
-                parent.at,
-                "two children are the same",
-            ));
+            return Err(Error::corrupt("tree node", parent.at, "two children are the same"));
         }
         let separator = parent.node()?.entry(right)?.0.to_vec();
         if !NodeMut::can_absorb(&left_image.node()?, &right_image.node()?, &separator)? {
@@ -500,10 +474,7 @@ async fn lower<W: BlockWrite, S: NodeSupply>(
         drop(image);
         w.forget(root.block);
         supply.give_back(root.block);
-        *root = TreeRoot {
-            block: child,
-            height: root.height - 1,
-        };
+        *root = TreeRoot { block: child, height: root.height - 1 };
     }
     Ok(())
 }
@@ -520,11 +491,7 @@ fn check_sizes(key: &[u8], value: &[u8]) -> Result<()> {
 }
 
 fn disorder(at: BlockNo) -> Error {
-    Error::corrupt(
-        "tree node",
-        at,
-        "its keys lie outside their neighbours' order",
-    )
+    Error::corrupt("tree node", at, "its keys lie outside their neighbours' order")
 }
 
 #[cfg(test)]

@@ -143,11 +143,7 @@ pub struct Stock {
 
 impl Stock {
     pub fn new() -> Self {
-        Self {
-            next: 1000,
-            out: BTreeSet::new(),
-            limit: usize::MAX,
-        }
+        Self { next: 1000, out: BTreeSet::new(), limit: usize::MAX }
     }
 }
 

@@ -19,9 +19,7 @@ use crate::units::ObjectId;
 pub fn check(name: &[u8]) -> Result<()> {
     match name.len() {
         1..=NAME_BYTES_MAX => Ok(()),
-        len => Err(Error::invalid(format!(
-            "a name has 1 to {NAME_BYTES_MAX} bytes, not {len}"
-        ))),
+        len => Err(Error::invalid(format!("a name has 1 to {NAME_BYTES_MAX} bytes, not {len}"))),
     }
 }
 
@@ -99,10 +97,7 @@ fn decode(name: &[u8], value: &[u8]) -> Result<ObjectId> {
         Ok(id) if name.len() <= NAME_BYTES_MAX => Ok(ObjectId(u64::from_le_bytes(id))),
         _ => Err(Error::new(
             ErrorKind::Corrupt,
-            format!(
-                "the entry of the name \"{}\" is damaged",
-                name.escape_ascii()
-            ),
+            format!("the entry of the name \"{}\" is damaged", name.escape_ascii()),
         )),
     }
 }
@@ -189,10 +184,7 @@ mod tests {
     fn damaged_entries_are_corruption() {
         let (mut view, mut stock) = (MapView::new(Root::default()), Stock::new());
         let mut root = TreeRoot::default();
-        now(tree::insert(
-            &mut view, &mut stock, &mut root, b"a", &[1; 7],
-        ))
-        .unwrap();
+        now(tree::insert(&mut view, &mut stock, &mut root, b"a", &[1; 7])).unwrap();
         view.root.names = root;
         assert!(now(get(&view, b"a")).unwrap_err().is_corruption());
         assert!(now(list(&view, None, 1)).unwrap_err().is_corruption());

@@ -56,11 +56,7 @@ impl Volume {
         let view = MapView::new(layout.initial_root());
         let space = Space::new(layout, Arc::new(Idle));
         space.load(&view.root).unwrap();
-        Self {
-            space,
-            view,
-            random: Random(seed),
-        }
+        Self { space, view, random: Random(seed) }
     }
 
     fn commit(&mut self, mut ticket: Ticket, gone: Vec<DeviceSpan>) {
@@ -84,12 +80,7 @@ impl Volume {
         while let Some(start) = places.pop() {
             // Every second block only, so that no two can be joined.
             let at = self.random.below(file_blocks) * 2;
-            let extent = Extent {
-                at,
-                start,
-                blocks: 1,
-                unwritten: false,
-            };
+            let extent = Extent { at, start, blocks: 1, unwritten: false };
             for span in self.replace(&mut ticket, at, &[extent]) {
                 // Overwritten in the same batch: not to be freed, but never used.
                 match spans.iter().any(|own| own.contains(span.start)) {
@@ -139,21 +130,9 @@ fn the_largest_promise_covers_the_nodes_of_the_worst_overwrites() {
     volume.space.reserve(half).unwrap();
     let mut ticket = volume.space.ticket();
     let start = now(ticket.claim(&volume.view, half)).unwrap()[0].start;
-    let long = Extent {
-        at: 0,
-        start,
-        blocks: half,
-        unwritten: false,
-    };
+    let long = Extent { at: 0, start, blocks: half, unwritten: false };
     let range = FileBlocks::new(0, half);
-    now(replace(
-        &mut volume.view,
-        &mut ticket,
-        ObjectId(1),
-        range,
-        &[long],
-    ))
-    .unwrap();
+    now(replace(&mut volume.view, &mut ticket, ObjectId(1), range, &[long])).unwrap();
     volume.commit(ticket, Vec::new());
     volume.space.unreserve(half);
     // Each block splits an extent into three; nothing but the promise is left for them.
@@ -164,15 +143,9 @@ fn the_largest_promise_covers_the_nodes_of_the_worst_overwrites() {
     volume.space.unreserve(all);
     let nodes = volume.nodes();
     volume.write(all, half / 2).unwrap();
-    assert!(
-        volume.nodes() - nodes > all / 200,
-        "the overwrites needed no nodes"
-    );
+    assert!(volume.nodes() - nodes > all / 200, "the overwrites needed no nodes");
     let stats = volume.space.stats();
-    assert!(
-        stats.usable >= stats.total / 128,
-        "overwrites dug into the metadata reserve"
-    );
+    assert!(stats.usable >= stats.total / 128, "overwrites dug into the metadata reserve");
 }
 
 #[test]
@@ -196,14 +169,7 @@ fn punches_into_long_extents_work_on_a_full_volume() {
         })
         .collect();
     let all = FileBlocks::new(0, blocks);
-    now(replace(
-        &mut volume.view,
-        &mut ticket,
-        ObjectId(1),
-        all,
-        &extents,
-    ))
-    .unwrap();
+    now(replace(&mut volume.view, &mut ticket, ObjectId(1), all, &extents)).unwrap();
     volume.commit(ticket, Vec::new());
     volume.space.unreserve(blocks);
     // Something fills the rest, so that only the metadata reserve is left.
@@ -228,22 +194,13 @@ fn punches_into_long_extents_work_on_a_full_volume() {
 #[test]
 fn objects_come_until_there_is_no_space_and_go_without_a_trace() {
     let mut volume = Volume::new(400, 1);
-    let record = ObjectRecord {
-        attributes: vec![7; 300],
-        ..ObjectRecord::default()
-    };
+    let record = ObjectRecord { attributes: vec![7; 300], ..ObjectRecord::default() };
     let mut made = Vec::new();
     while volume.space.reserve(NODES_PER_CHANGE).is_ok() {
         let mut ticket = volume.space.ticket();
         let id = now(records::create(&mut volume.view, &mut ticket, &record)).unwrap();
         let name = format!("{:0>200}", id.0 * 7919 % 10_007);
-        now(names::insert(
-            &mut volume.view,
-            &mut ticket,
-            name.as_bytes(),
-            id,
-        ))
-        .unwrap();
+        now(names::insert(&mut volume.view, &mut ticket, name.as_bytes(), id)).unwrap();
         volume.commit(ticket, Vec::new());
         volume.space.unreserve(NODES_PER_CHANGE);
         volume.space.release();
@@ -252,12 +209,7 @@ fn objects_come_until_there_is_no_space_and_go_without_a_trace() {
     assert!(made.len() > 1_000, "only {} objects fitted", made.len());
     for (name, id) in made {
         let mut ticket = volume.space.ticket();
-        let named = now(names::remove(
-            &mut volume.view,
-            &mut ticket,
-            name.as_bytes(),
-        ))
-        .unwrap();
+        let named = now(names::remove(&mut volume.view, &mut ticket, name.as_bytes())).unwrap();
         assert_eq!(named, Some(id));
         assert!(now(records::remove(&mut volume.view, &mut ticket, id)).unwrap());
         volume.commit(ticket, Vec::new());
@@ -266,9 +218,5 @@ fn objects_come_until_there_is_no_space_and_go_without_a_trace() {
     assert_eq!(volume.nodes(), 0);
     let stats = volume.space.stats();
     assert_eq!((stats.usable, stats.held), (stats.total, 0));
-    assert!(
-        now(list(&volume.view, ObjectId(1), FileBlocks::new(0, 9), 9))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(now(list(&volume.view, ObjectId(1), FileBlocks::new(0, 9), 9)).unwrap().is_empty());
 }

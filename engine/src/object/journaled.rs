@@ -224,12 +224,7 @@ pub(super) async fn place(
     ground.space.store_checksums(txn, at, &[sum]).await
 }
 
-async fn remap(
-    txn: &mut MetaTxn,
-    ticket: &mut Ticket,
-    change: &Change,
-    at: BlockNo,
-) -> Result<()> {
+async fn remap(txn: &mut MetaTxn, ticket: &mut Ticket, change: &Change, at: BlockNo) -> Result<()> {
     let range = FileBlocks::new(change.block, change.block + 1);
     let extent = Extent { at: change.block, start: at, blocks: 1, unwritten: false };
     let id = change.object.state().id();

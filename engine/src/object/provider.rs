@@ -74,7 +74,11 @@ impl ObjectProvider {
         &self.state
     }
 
-    async fn lookup(&self, blocks: FileBlocks, sums: bool) -> Result<(FileBlocks, MapKind, Cookie)> {
+    async fn lookup(
+        &self,
+        blocks: FileBlocks,
+        sums: bool,
+    ) -> Result<(FileBlocks, MapKind, Cookie)> {
         let view = self.ground.meta.read().await;
         // Sampled before the lookup, with the view held: changes are noted while the metadata lock is
         // held exclusively, so none can fall between the sample and the answer.
@@ -109,7 +113,12 @@ impl ObjectProvider {
         })
     }
 
-    async fn remap(&self, txn: &mut MetaTxn, ticket: &mut Ticket, runs: &[PlacedRun]) -> Result<()> {
+    async fn remap(
+        &self,
+        txn: &mut MetaTxn,
+        ticket: &mut Ticket,
+        runs: &[PlacedRun],
+    ) -> Result<()> {
         for extent in joined(runs) {
             let range = FileBlocks::new(extent.at, extent.at + extent.blocks);
             let freed = extent::replace(txn, ticket, self.state.id(), range, &[extent]).await?;
@@ -316,7 +325,8 @@ mod tests {
         let runs = [FileBlocks::new(0, 5), FileBlocks::new(8, 9), FileBlocks::new(20, 24)];
         let spans = [DeviceSpan::new(BlockNo(50), 3), DeviceSpan::new(BlockNo(90), 7)];
         let placed = placements(&runs, &spans);
-        let pieces: Vec<_> = placed.iter().map(|p| (p.blocks.start, p.blocks.end, p.at.0)).collect();
+        let pieces: Vec<_> =
+            placed.iter().map(|p| (p.blocks.start, p.blocks.end, p.at.0)).collect();
         assert_eq!(pieces, [(0, 3, 50), (3, 5, 90), (8, 9, 92), (20, 24, 93)]);
     }
 }

@@ -41,10 +41,7 @@ pub async fn create<W: BlockWrite, S: NodeSupply>(
     let value = record.encode()?;
     let object = ObjectId(w.root().next_object);
     let Some(next) = object.0.checked_add(1) else {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            "all object ids are used up",
-        ));
+        return Err(Error::new(ErrorKind::TooLarge, "all object ids are used up"));
     };
     if put(w, supply, object, &value).await?.is_some() {
         let why = format!("{object} exists, although it is to be made next");
@@ -68,10 +65,7 @@ pub async fn update<W: BlockWrite, S: NodeSupply>(
     let value = record.encode()?;
     let key = object_record::key(object);
     if tree::get(w, w.root().objects, &key).await?.is_none() {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!("{object} does not exist"),
-        ));
+        return Err(Error::new(ErrorKind::NotFound, format!("{object} does not exist")));
     }
     put(w, supply, object, &value).await.map(|_| ())
 }
@@ -162,19 +156,13 @@ pub async fn remove<W: BlockWrite, S: NodeSupply>(
 ) -> Result<bool> {
     let mut tree_root = w.root().objects;
     let key = object_record::key(object);
-    if tree::remove(w, supply, &mut tree_root, &key)
-        .await?
-        .is_none()
-    {
+    if tree::remove(w, supply, &mut tree_root, &key).await?.is_none() {
         return Ok(false);
     }
     let root = w.root_mut();
     root.objects = tree_root;
     let Some(count) = root.object_count.checked_sub(1) else {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            "the root counts too few objects",
-        ));
+        return Err(Error::new(ErrorKind::Corrupt, "the root counts too few objects"));
     };
     root.object_count = count;
     Ok(true)
@@ -226,10 +214,7 @@ mod tests {
     use crate::meta::view_model::now;
 
     fn setup() -> (MapView, Stock) {
-        let root = Root {
-            next_object: 1,
-            ..Root::default()
-        };
+        let root = Root { next_object: 1, ..Root::default() };
         (MapView::new(root), Stock::new())
     }
 
@@ -262,10 +247,7 @@ mod tests {
             assert!(now(remove(&mut view, &mut stock, ObjectId(id))).unwrap());
         }
         assert!(!now(remove(&mut view, &mut stock, ObjectId(1))).unwrap());
-        assert_eq!(
-            (view.root.object_count, view.root.objects),
-            (0, TreeRoot::default())
-        );
+        assert_eq!((view.root.object_count, view.root.objects), (0, TreeRoot::default()));
         assert!(stock.out.is_empty());
         let id = now(create(&mut view, &mut stock, &record(0))).unwrap();
         assert_eq!(id, ObjectId(501), "an id was used again");
@@ -290,10 +272,6 @@ mod tests {
         let error = now(create(&mut view, &mut stock, &record(1))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         view.root.object_count = 0;
-        assert!(
-            now(remove(&mut view, &mut stock, ObjectId(1)))
-                .unwrap_err()
-                .is_corruption()
-        );
+        assert!(now(remove(&mut view, &mut stock, ObjectId(1))).unwrap_err().is_corruption());
     }
 }

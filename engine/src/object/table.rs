@@ -67,9 +67,8 @@ impl Table {
             let view = self.ground.meta.read().await;
             records::get(&view, id).await?
         };
-        let record = record.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("{id} does not exist"))
-        })?;
+        let record = record
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{id} does not exist")))?;
         let object = self.enter(id, record.size);
         if record.trimming {
             let behind = record.size.div_ceil(BLOCK);

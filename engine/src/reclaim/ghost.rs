@@ -28,10 +28,7 @@ impl Ghost {
     /// Room for about `keys` keys.
     pub fn new(keys: usize) -> Self {
         let buckets = keys.div_ceil(WAYS).next_power_of_two();
-        Self {
-            places: vec![[0; WAYS]; buckets],
-            now: 0,
-        }
+        Self { places: vec![[0; WAYS]; buckets], now: 0 }
     }
 
     fn locate(&self, hash: u64) -> (usize, u64) {

@@ -107,11 +107,7 @@ impl Lru {
                 }
                 _ => {
                     let hash = hash_of(&folio);
-                    let candidate = Candidate {
-                        entry,
-                        origin,
-                        hash,
-                    };
+                    let candidate = Candidate { entry, origin, hash };
                     return Some((folio, candidate));
                 }
             }

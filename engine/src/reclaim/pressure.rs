@@ -54,10 +54,7 @@ pub fn parse_limit(text: &str) -> Option<u64> {
 /// A pressure file; a missing `full` line counts as no stalls.
 pub fn parse_pressure(text: &str) -> Option<Pressure> {
     let line = |name: &str| text.lines().find_map(|line| parse_stall(line, name));
-    Some(Pressure {
-        some: line("some")?,
-        full: line("full").unwrap_or_default(),
-    })
+    Some(Pressure { some: line("some")?, full: line("full").unwrap_or_default() })
 }
 
 fn parse_stall(line: &str, name: &str) -> Option<Stall> {

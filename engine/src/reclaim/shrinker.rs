@@ -69,10 +69,7 @@ mod tests {
             let mut left = self.0.lock();
             let freed = blocks.min(*left);
             *left -= freed;
-            Shrunk {
-                examined: freed + 1,
-                freed,
-            }
+            Shrunk { examined: freed + 1, freed }
         }
     }
 
@@ -87,13 +84,7 @@ mod tests {
             let weak: Weak<dyn Shrinker> = Arc::downgrade(pot) as Weak<dyn Shrinker>;
             shrinkers.register(weak);
         }
-        assert_eq!(
-            shrinkers.shrink(5),
-            Shrunk {
-                examined: 7,
-                freed: 5
-            }
-        );
+        assert_eq!(shrinkers.shrink(5), Shrunk { examined: 7, freed: 5 });
         assert_eq!((*pots[0].0.lock(), *pots[1].0.lock()), (0, 7));
         assert_eq!(shrinkers.shrink(100).freed, 7);
     }

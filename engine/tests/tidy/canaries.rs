@@ -28,10 +28,7 @@ fn silent(found: Vec<String>) {
 fn an_upward_import_is_caught() {
     let low = engine("journal/ring.rs", "use crate::meta::txn::Txn;\n");
     let high = engine("meta/txn.rs", "use crate::journal::Ring;\n");
-    fires(
-        rules::floors(&[low, high], "engine"),
-        "journal (floor 5) imports meta",
-    );
+    fires(rules::floors(&[low, high], "engine"), "journal (floor 5) imports meta");
 }
 
 #[test]
@@ -46,10 +43,7 @@ fn rooms_of_one_floor_do_not_import_each_other() {
     let one = engine("alloc/space.rs", "use crate::extent::map::Map;\n");
     let two = engine("extent/map.rs", "pub struct Map;\n");
     let files = [one, two];
-    fires(
-        rules::floors(&files, "engine"),
-        "alloc (floor 7) imports extent (floor 7)",
-    );
+    fires(rules::floors(&files, "engine"), "alloc (floor 7) imports extent (floor 7)");
     fires(rules::never(&files), "alloc must never import extent");
 }
 
@@ -71,10 +65,7 @@ fn code_behind_a_test_region_counts_again() {
 
 #[test]
 fn a_room_without_a_floor_is_caught() {
-    fires(
-        rules::floors(&[engine("attic/box.rs", "")], "engine"),
-        "no floor",
-    );
+    fires(rules::floors(&[engine("attic/box.rs", "")], "engine"), "no floor");
 }
 
 #[test]
@@ -82,20 +73,14 @@ fn a_re_export_does_not_hide_where_a_name_lives() {
     let root = engine("lib.rs", "pub use api::Engine;\n");
     let api = engine("api/mod.rs", "pub struct Engine;\n");
     let low = engine("folio/cache.rs", "use crate::Engine;\n");
-    fires(
-        rules::floors(&[root, api, low], "engine"),
-        "folio (floor 4) imports api",
-    );
+    fires(rules::floors(&[root, api, low], "engine"), "folio (floor 4) imports api");
 }
 
 #[test]
 fn the_device_rooms_have_floors_too() {
     let low = device("uring/driver.rs", "use crate::backend::file::FileDevice;\n");
     let high = device("backend/file.rs", "use crate::uring::driver::Driver;\n");
-    fires(
-        rules::floors(&[low, high], "device"),
-        "uring (floor 3) imports backend",
-    );
+    fires(rules::floors(&[low, high], "device"), "uring (floor 3) imports backend");
 }
 
 #[test]
@@ -110,33 +95,18 @@ fn a_banned_pair_is_caught_whatever_the_floors_say() {
 #[test]
 fn only_bio_knows_the_device() {
     let text = "use foliant_device::Device;\nuse foliant_device::Segment;\n";
-    fires(
-        rules::device_rights(&[engine("iomap/write.rs", text)]),
-        "Device",
-    );
+    fires(rules::device_rights(&[engine("iomap/write.rs", text)]), "Device");
     silent(rules::device_rights(&[engine("iomap/bio.rs", text)]));
-    fires(
-        rules::device_rights(&[engine("folio/folio.rs", text)]),
-        "Device",
-    );
+    fires(rules::device_rights(&[engine("folio/folio.rs", text)]), "Device");
     let deep = "use foliant_device::contract::Persist;\n";
-    fires(
-        rules::device_rights(&[engine("folio/folio.rs", deep)]),
-        "Persist",
-    );
+    fires(rules::device_rights(&[engine("folio/folio.rs", deep)]), "Persist");
 }
 
 #[test]
 fn the_device_does_not_know_the_engine() {
-    fires(
-        rules::crates(&[device("error.rs", "use foliant::Engine;\n")]),
-        "foliant",
-    );
+    fires(rules::crates(&[device("error.rs", "use foliant::Engine;\n")]), "foliant");
     let example = File::new("examples", "bin/kv.rs", "use foliant_device::Arena;\n");
-    fires(
-        rules::crates(&[example]),
-        "examples does not use foliant_device",
-    );
+    fires(rules::crates(&[example]), "examples does not use foliant_device");
 }
 
 #[test]
@@ -144,18 +114,12 @@ fn a_circle_is_caught_through_super_and_facade() {
     let facade = engine("meta/mod.rs", "mod a;\nmod b;\npub use b::Thing;\n");
     let a = engine("meta/a.rs", "use crate::meta::Thing;\n");
     let b = engine("meta/b.rs", "use super::a::go;\npub struct Thing;\n");
-    fires(
-        rules::circles(&[facade, a, b], "engine"),
-        "meta/a.rs -> engine/src/meta/b.rs",
-    );
+    fires(rules::circles(&[facade, a, b], "engine"), "meta/a.rs -> engine/src/meta/b.rs");
 }
 
 #[test]
 fn a_facade_and_its_files_are_no_circle() {
-    let facade = engine(
-        "meta/mod.rs",
-        "mod a;\nmod b;\npub use a::A;\npub use b::B;\n",
-    );
+    let facade = engine("meta/mod.rs", "mod a;\nmod b;\npub use a::A;\npub use b::B;\n");
     let a = engine("meta/a.rs", "pub struct A;\n");
     let b = engine("meta/b.rs", "use crate::meta::A;\npub struct B;\n");
     let files = [facade, a, b];
@@ -169,19 +133,13 @@ fn an_orphan_is_caught() {
     let facade = engine("meta/mod.rs", "pub mod tree;\n// mod lost;\n");
     let tree = engine("meta/tree.rs", "");
     let lost = engine("meta/lost.rs", "");
-    fires(
-        rules::orphans(&[root, facade, tree, lost], "engine"),
-        "meta/lost.rs",
-    );
+    fires(rules::orphans(&[root, facade, tree, lost], "engine"), "meta/lost.rs");
 }
 
 #[test]
 fn a_task_is_started_in_the_named_places_only() {
     let text = "fn f() {\n    tokio::spawn(async {});\n}\n";
-    fires(
-        rules::spawns(&[engine("journal/writer.rs", text)]),
-        "tokio::spawn",
-    );
+    fires(rules::spawns(&[engine("journal/writer.rs", text)]), "tokio::spawn");
     silent(rules::spawns(&[engine("volume/mount.rs", text)]));
     let builder = "fn f() {\n    Builder::new().spawn(work);\n}\n";
     fires(rules::spawns(&[device("sim/disk.rs", builder)]), ".spawn(");
@@ -197,30 +155,18 @@ fn waiting_and_chance_are_caught() {
 
 #[test]
 fn banned_words_are_caught_in_code_and_not_in_text() {
-    for word in [
-        "dbg!(1)",
-        "x.unwrap()",
-        "std::thread::sleep(d)",
-        "todo!()",
-        "unimplemented!()",
-    ] {
+    for word in ["dbg!(1)", "x.unwrap()", "std::thread::sleep(d)", "todo!()", "unimplemented!()"] {
         let text = format!("fn f() {{\n    {word};\n}}\n");
         fires(rules::banned(&[engine("a.rs", &text)]), "a.rs:2");
         let quoted = format!("fn f() {{\n    \"{word}\"; // {word}\n    r#\"{word}\"#;\n}}\n");
         silent(rules::banned(&[engine("a.rs", &quoted)]));
     }
     fires(
-        rules::banned(&[engine(
-            "a.rs",
-            "use tokio::sync::mpsc::unbounded_channel;\n",
-        )]),
+        rules::banned(&[engine("a.rs", "use tokio::sync::mpsc::unbounded_channel;\n")]),
         "a.rs:1",
     );
     fires(rules::banned(&[engine("a.rs", "#[ignore]\n")]), "ignore");
-    fires(
-        rules::banned(&[engine("a.rs", concat!("// FIX", "ME: later\n"))]),
-        "a.rs:1",
-    );
+    fires(rules::banned(&[engine("a.rs", concat!("// FIX", "ME: later\n"))]), "a.rs:1");
 }
 
 #[test]
@@ -233,76 +179,33 @@ fn tests_may_unwrap_and_nothing_else() {
 fn unsafe_needs_a_place_and_a_reason() {
     let bare = "fn f() {\n    unsafe { g() }\n}\n";
     fires(rules::unsafety(&[device("sim/disk.rs", bare)]), "no place");
-    fires(
-        rules::unsafety(&[device("buffer.rs", bare)]),
-        "without a reason",
-    );
+    fires(rules::unsafety(&[device("buffer.rs", bare)]), "without a reason");
     let far = format!("// SAFETY: too far away\n{}{bare}", "// and on\n".repeat(9));
-    fires(
-        rules::unsafety(&[device("buffer.rs", &far)]),
-        "without a reason",
-    );
-    silent(rules::unsafety(&[device(
-        "buffer.rs",
-        &format!("// SAFETY: ours\n{bare}"),
-    )]));
-    fires(
-        rules::unsafety(&[engine("lib.rs", "//! Root.\n")]),
-        "does not forbid",
-    );
-    silent(rules::unsafety(&[engine(
-        "lib.rs",
-        "#![forbid(unsafe_code)]\n",
-    )]));
+    fires(rules::unsafety(&[device("buffer.rs", &far)]), "without a reason");
+    silent(rules::unsafety(&[device("buffer.rs", &format!("// SAFETY: ours\n{bare}"))]));
+    fires(rules::unsafety(&[engine("lib.rs", "//! Root.\n")]), "does not forbid");
+    silent(rules::unsafety(&[engine("lib.rs", "#![forbid(unsafe_code)]\n")]));
 }
 
 #[test]
 fn a_silent_file_and_a_crowded_use_are_caught() {
     fires(rules::headers(&[engine("a.rs", "use std::fmt;\n")]), "a.rs");
-    fires(
-        rules::single_uses(&[engine("a.rs", "use std::{fmt, io};\n")]),
-        "a.rs:1",
-    );
-    fires(
-        rules::single_uses(&[engine("a.rs", "pub use a::B; pub use a::C;\n")]),
-        "a.rs:1",
-    );
+    fires(rules::single_uses(&[engine("a.rs", "use std::{fmt, io};\n")]), "a.rs:1");
+    fires(rules::single_uses(&[engine("a.rs", "pub use a::B; pub use a::C;\n")]), "a.rs:1");
 }
 
 #[test]
 fn long_functions_and_files_are_caught_and_debt_only_shrinks() {
     let long = |lines: usize| format!("fn f() {{\n{}}}\n", "    g();\n".repeat(lines - 2));
     silent(rules::sizes(&[engine("a.rs", &long(70))], &[]));
-    fires(
-        rules::sizes(&[engine("a.rs", &long(71))], &[]),
-        "a.rs::f: 71",
-    );
-    let debt = |lines| Exception {
-        rule: "function",
-        place: "engine/src/a.rs::f",
-        lines,
-    };
+    fires(rules::sizes(&[engine("a.rs", &long(71))], &[]), "a.rs::f: 71");
+    let debt = |lines| Exception { rule: "function", place: "engine/src/a.rs::f", lines };
     silent(rules::sizes(&[engine("a.rs", &long(80))], &[debt(80)]));
-    fires(
-        rules::sizes(&[engine("a.rs", &long(81))], &[debt(80)]),
-        "81 lines",
-    );
-    fires(
-        rules::sizes(&[engine("a.rs", &long(79))], &[debt(80)]),
-        "so must its exception",
-    );
-    fires(
-        rules::sizes(&[engine("a.rs", &long(60))], &[debt(80)]),
-        "excused for nothing",
-    );
-    fires(
-        rules::sizes(&[engine("a.rs", &"// line\n".repeat(601))], &[]),
-        "601 lines",
-    );
-    let tests = format!(
-        "#[cfg(test)]\nmod tests {{\n{}}}\n",
-        "// line\n".repeat(700)
-    );
+    fires(rules::sizes(&[engine("a.rs", &long(81))], &[debt(80)]), "81 lines");
+    fires(rules::sizes(&[engine("a.rs", &long(79))], &[debt(80)]), "so must its exception");
+    fires(rules::sizes(&[engine("a.rs", &long(60))], &[debt(80)]), "excused for nothing");
+    fires(rules::sizes(&[engine("a.rs", &"// line\n".repeat(601))], &[]), "601 lines");
+    let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "// line\n".repeat(700));
     silent(rules::sizes(&[engine("a.rs", &tests)], &[]));
 }
 
@@ -316,18 +219,9 @@ fn a_signature_over_many_lines_and_odd_literals_do_not_confuse_the_counting() {
 
 #[test]
 fn places_outside_and_strangers_at_the_top_are_caught() {
-    fires(
-        rules::outside("a.md", concat!("see /wo", "rk/main")),
-        "a.md:1",
-    );
-    fires(
-        rules::outside("a.md", concat!("see sha", "red/DESIGN.md")),
-        "a.md:1",
-    );
-    silent(rules::outside(
-        "a.md",
-        "a shared/exclusive lock that works\n",
-    ));
+    fires(rules::outside("a.md", concat!("see /wo", "rk/main")), "a.md:1");
+    fires(rules::outside("a.md", concat!("see sha", "red/DESIGN.md")), "a.md:1");
+    silent(rules::outside("a.md", "a shared/exclusive lock that works\n"));
     fires(rules::top_level(&["NOTES.md".to_owned()]), "NOTES.md");
     silent(rules::top_level(&["engine/src/lib.rs".to_owned()]));
 }

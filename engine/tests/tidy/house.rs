@@ -41,10 +41,8 @@ fn comment_blocks(file: &File) -> usize {
         let text = raw.trim_start();
         text.starts_with("// ") && !text.starts_with("///") && !text.starts_with("//!")
     };
-    let starts = file
-        .lines
-        .windows(2)
-        .filter(|pair| is_comment(&pair[1].raw) && !is_comment(&pair[0].raw));
+    let starts =
+        file.lines.windows(2).filter(|pair| is_comment(&pair[1].raw) && !is_comment(&pair[0].raw));
     starts.count()
 }
 

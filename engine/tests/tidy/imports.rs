@@ -45,11 +45,7 @@ pub fn mentions(file: &File, head: &str) -> Vec<Mention> {
                 continue;
             }
             let path = segments(&text.code[at..]);
-            found.push(Mention {
-                line,
-                path,
-                exported,
-            });
+            found.push(Mention { line, path, exported });
         }
     }
     found
@@ -94,10 +90,8 @@ impl<'a> Crate<'a> {
         let mut found = Vec::new();
         for (from, file) in self.files.iter().enumerate() {
             let module = file.module();
-            let below = self
-                .modules
-                .keys()
-                .filter(|m| m.split_last().is_some_and(|s| s.1 == module));
+            let below =
+                self.modules.keys().filter(|m| m.split_last().is_some_and(|s| s.1 == module));
             let below = below.filter_map(|m| m.last()).map(String::as_str);
             for head in ["crate", "super", "self"].into_iter().chain(below) {
                 for mention in mentions(file, head) {
@@ -106,12 +100,7 @@ impl<'a> Crate<'a> {
                     };
                     let Mention { line, exported, .. } = mention;
                     if to != from {
-                        found.push(Import {
-                            line,
-                            from,
-                            to,
-                            exported,
-                        });
+                        found.push(Import { line, from, to, exported });
                     }
                 }
             }
@@ -122,9 +111,7 @@ impl<'a> Crate<'a> {
     /// The file that defines what `path` names, seen from module `at`.
     fn resolve(&self, at: &[String], path: &[String]) -> Option<usize> {
         let full = absolute(at, path);
-        let known = (0..=full.len())
-            .rev()
-            .find(|&n| self.modules.contains_key(&full[..n]))?;
+        let known = (0..=full.len()).rev().find(|&n| self.modules.contains_key(&full[..n]))?;
         let file = self.modules[&full[..known]];
         let Some(name) = full.get(known) else {
             return Some(file);
@@ -244,10 +231,7 @@ fn children(file: &File) -> Vec<[String; 2]> {
         let Some(name) = declared.filter(|_| !before.ends_with(is_word)) else {
             continue;
         };
-        found.push([
-            format!("{folder}{name}.rs"),
-            format!("{folder}{name}/mod.rs"),
-        ]);
+        found.push([format!("{folder}{name}.rs"), format!("{folder}{name}/mod.rs")]);
     }
     found
 }

@@ -35,12 +35,8 @@ pub const FLOORS: &[(&str, &str, u32)] = &[
 ];
 
 /// Imports between rooms of one floor that are allowed: crate, importer, imported, reason.
-pub const SIDEWAYS: &[(&str, &str, &str, &str)] = &[(
-    "device",
-    "buffer",
-    "geometry",
-    "the unit in which memory is cut is the block size",
-)];
+pub const SIDEWAYS: &[(&str, &str, &str, &str)] =
+    &[("device", "buffer", "geometry", "the unit in which memory is cut is the block size")];
 
 /// Rooms that must never import one another, whatever the floors say.
 pub const NEVER: &[(&str, &[&str])] = &[
@@ -49,16 +45,10 @@ pub const NEVER: &[(&str, &[&str])] = &[
     ("folio", &["format", "iomap", "reclaim", "journal", "meta"]),
     ("reclaim", &["iomap", "journal", "object", "meta", "format"]),
     ("journal", &["folio", "iomap", "reclaim", "meta"]),
-    (
-        "meta",
-        &["folio", "iomap", "reclaim", "alloc", "extent", "object"],
-    ),
+    ("meta", &["folio", "iomap", "reclaim", "alloc", "extent", "object"]),
     ("alloc", &["extent", "folio", "iomap", "reclaim"]),
     ("extent", &["alloc", "folio", "iomap", "reclaim"]),
-    (
-        "iomap",
-        &["object", "extent", "alloc", "journal", "meta", "format"],
-    ),
+    ("iomap", &["object", "extent", "alloc", "journal", "meta", "format"]),
     ("object", &["namespace", "volume", "api"]),
 ];
 
@@ -90,39 +80,23 @@ pub const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// The names under which the crates are imported.
-pub const CRATE_NAMES: &[&str] = &[
-    "foliant",
-    "foliant_device",
-    "foliant_bench",
-    "foliant_examples",
-];
+pub const CRATE_NAMES: &[&str] =
+    &["foliant", "foliant_device", "foliant_bench", "foliant_examples"];
 
 /// The only places of the library crates that start tasks or threads.
-pub const SPAWNERS: &[&str] = &[
-    "engine/src/volume/",
-    "device/src/uring/driver",
-    "device/src/backend/threads",
-];
+pub const SPAWNERS: &[&str] =
+    &["engine/src/volume/", "device/src/uring/driver", "device/src/backend/threads"];
 
 /// What starting a task or a thread looks like.
-pub const SPAWNS: &[&str] = &[
-    "tokio::spawn",
-    "task::spawn",
-    ".spawn(",
-    "thread::spawn",
-    "spawn_blocking",
-    "spawn_local",
-];
+pub const SPAWNS: &[&str] =
+    &["tokio::spawn", "task::spawn", ".spawn(", "thread::spawn", "spawn_blocking", "spawn_local"];
 
 /// Rooms that never wait.
 pub const NEVER_WAITS: &[&str] = &["engine/src/format/", "engine/src/reclaim/"];
 
 /// The only places for `unsafe`.
-pub const UNSAFE: &[&str] = &[
-    "device/src/buffer.rs",
-    "device/src/uring/ring.rs",
-    "device/src/backend/ioctl.rs",
-];
+pub const UNSAFE: &[&str] =
+    &["device/src/buffer.rs", "device/src/uring/ring.rs", "device/src/backend/ioctl.rs"];
 
 /// How far above an `unsafe` its reason may start, in lines.
 pub const SAFETY_REACH: usize = 8;

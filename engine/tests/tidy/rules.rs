@@ -13,8 +13,7 @@ pub type Breaches = Vec<String>;
 
 fn floor(krate: &str, room: &str) -> Option<u32> {
     let mut rows = plan::FLOORS.iter();
-    rows.find(|row| row.0 == krate && row.1 == room)
-        .map(|row| row.2)
+    rows.find(|row| row.0 == krate && row.1 == room).map(|row| row.2)
 }
 
 /// Every room of the library crates has a floor, and imports run to lower ones.
@@ -33,9 +32,8 @@ pub fn floors(all: &[File], krate: &str) -> Breaches {
         let (Some(here), Some(there)) = floors else {
             continue;
         };
-        let sideways = plan::SIDEWAYS
-            .iter()
-            .any(|row| row.0 == krate && row.1 == upper && row.2 == lower);
+        let sideways =
+            plan::SIDEWAYS.iter().any(|row| row.0 == krate && row.1 == upper && row.2 == lower);
         if upper != lower && there >= here && !sideways {
             found.push(format!(
                 "{}:{}: {upper} (floor {here}) imports {lower} (floor {there})",
@@ -72,9 +70,7 @@ pub fn device_rights(all: &[File]) -> Breaches {
     let mut found = Breaches::new();
     for file in all.iter().filter(|f| f.krate == "engine") {
         let rows = plan::DEVICE_RIGHTS.iter();
-        let best = rows
-            .filter(|row| file.path.starts_with(row.0))
-            .max_by_key(|row| row.0.len());
+        let best = rows.filter(|row| file.path.starts_with(row.0)).max_by_key(|row| row.0.len());
         let rights = best.map_or(&[][..], |row| row.1);
         for mention in mentions(file, "foliant_device") {
             let item = mention.path.last().cloned().unwrap_or_default();
@@ -121,9 +117,7 @@ pub fn circles(all: &[File], krate: &str) -> Breaches {
 /// Every file is reached by `mod` from a root.
 pub fn orphans(all: &[File], krate: &str) -> Breaches {
     let lost = Crate::new(all, krate).orphans();
-    lost.iter()
-        .map(|f| format!("{f}: no `mod` leads to it"))
-        .collect()
+    lost.iter().map(|f| format!("{f}: no `mod` leads to it")).collect()
 }
 
 /// Tasks and threads start in the named places only.
@@ -143,9 +137,7 @@ pub fn spawns(all: &[File]) -> Breaches {
 pub fn waits(all: &[File]) -> Breaches {
     let waiting = |f: &&File| plan::NEVER_WAITS.iter().any(|p| f.name().starts_with(p));
     let files = all.iter().filter(waiting);
-    files
-        .flat_map(|f| words(f, &[".await"], "waits, and this room never does"))
-        .collect()
+    files.flat_map(|f| words(f, &[".await"], "waits, and this room never does")).collect()
 }
 
 /// The engine draws neither time nor chance from outside.
@@ -219,9 +211,7 @@ pub fn headers(all: &[File]) -> Breaches {
         let first = f.lines.first();
         !first.is_some_and(|l| l.raw.starts_with("//! ") && l.raw.len() > 12)
     });
-    silent
-        .map(|f| format!("{}: does not open with `//!`", f.name()))
-        .collect()
+    silent.map(|f| format!("{}: does not open with `//!`", f.name())).collect()
 }
 
 /// One item per `use`, outside tests.
@@ -233,10 +223,7 @@ pub fn single_uses(all: &[File]) -> Breaches {
             let is_use =
                 code.starts_with("use ") || code.starts_with("pub") && code.contains(" use ");
             if is_use && (code.contains('{') || code.matches(';').count() > 1) {
-                found.push(format!(
-                    "{}:{at}: more than one item in a `use`",
-                    file.name()
-                ));
+                found.push(format!("{}:{at}: more than one item in a `use`", file.name()));
             }
         }
     }
@@ -266,22 +253,14 @@ pub fn sizes(all: &[File], exceptions: &[plan::Exception]) -> Breaches {
         let lines = file.plain().count();
         judge("file", file.name(), lines, plan::FILE_LINES_MAX);
     }
-    found.extend(
-        unused
-            .iter()
-            .map(|e| format!("{}: excused for nothing", e.place)),
-    );
+    found.extend(unused.iter().map(|e| format!("{}: excused for nothing", e.place)));
     found
 }
 
 /// Places outside the repository that nothing inside may mention.
 pub fn outside(name: &str, text: &str) -> Breaches {
     // In pieces, so that this file may itself be checked.
-    let roots = [
-        concat!("/wo", "rk/"),
-        concat!("../sha", "red"),
-        concat!("/tmp/", "plan"),
-    ];
+    let roots = [concat!("/wo", "rk/"), concat!("../sha", "red"), concat!("/tmp/", "plan")];
     let mut found = Breaches::new();
     for (at, line) in text.lines().enumerate() {
         let document = line.match_indices(concat!("sha", "red/")).any(|(i, word)| {

@@ -62,11 +62,7 @@ impl File {
     pub fn new(krate: &str, path: &str, text: &str) -> Self {
         let mut lines = split(text);
         mark_tests(&mut lines);
-        Self {
-            krate: krate.to_owned(),
-            path: path.to_owned(),
-            lines,
-        }
+        Self { krate: krate.to_owned(), path: path.to_owned(), lines }
     }
 
     /// The path that people know: crate, `src`, file.
@@ -104,9 +100,7 @@ impl File {
     /// Lines that are not under `#[cfg(test)]`, with their numbers.
     pub fn plain(&self) -> impl Iterator<Item = (usize, &Line)> {
         let numbered = self.lines.iter().enumerate();
-        numbered
-            .filter(|(_, l)| !l.test)
-            .map(|(at, line)| (at + 1, line))
+        numbered.filter(|(_, l)| !l.test).map(|(at, line)| (at + 1, line))
     }
 
     /// Every function with a body.
@@ -212,10 +206,7 @@ fn split(text: &str) -> Vec<Line> {
     let mut state = State::Code;
     let mut lines = Vec::new();
     for raw in text.lines() {
-        let mut line = Line {
-            raw: raw.to_owned(),
-            ..Line::default()
-        };
+        let mut line = Line { raw: raw.to_owned(), ..Line::default() };
         if state == State::LineComment {
             state = State::Code;
         }
@@ -243,11 +234,7 @@ fn split(text: &str) -> Vec<Line> {
 /// The state after the piece at `at`, and how many characters the piece has.
 fn step(state: State, chars: &[char], at: usize) -> (State, usize) {
     let rest = &chars[at..];
-    let starts = |text: &str| {
-        text.chars()
-            .enumerate()
-            .all(|(i, c)| rest.get(i) == Some(&c))
-    };
+    let starts = |text: &str| text.chars().enumerate().all(|(i, c)| rest.get(i) == Some(&c));
     match state {
         State::LineComment => (state, 1),
         State::BlockComment(depth) if starts("*/") && depth == 1 => (State::Code, 2),

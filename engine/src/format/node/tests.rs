@@ -42,11 +42,7 @@ fn behaves_like_a_sorted_map_until_it_is_full() {
     let mut refused = 0;
     for _ in 0..20_000 {
         let key_bytes = 1 + random.below(2);
-        let key = random
-            .bytes(key_bytes)
-            .iter()
-            .map(|b| b % 8)
-            .collect::<Vec<_>>();
+        let key = random.bytes(key_bytes).iter().map(|b| b % 8).collect::<Vec<_>>();
         let value_bytes = random.below(200);
         let value = random.bytes(value_bytes);
         let found = match model.is_empty() {
@@ -66,11 +62,7 @@ fn behaves_like_a_sorted_map_until_it_is_full() {
         let mut with = model.clone();
         with.insert(key, value);
         let need: usize = with.iter().map(|(k, v)| cost(k.len(), v.len())).sum();
-        assert_eq!(
-            done,
-            need <= NODE_ROOM,
-            "an entry is refused only when there is no room"
-        );
+        assert_eq!(done, need <= NODE_ROOM, "an entry is refused only when there is no room");
         if done {
             model = with;
         }
@@ -106,11 +98,7 @@ fn a_split_keeps_every_entry_on_the_right_side_of_the_separator() {
             let key = random.bytes(key_bytes);
             let value_bytes = random.below(longest + 1);
             let value = random.bytes(value_bytes);
-            let place = if model.is_empty() {
-                Err(0)
-            } else {
-                node.view().search(&key).unwrap()
-            };
+            let place = if model.is_empty() { Err(0) } else { node.view().search(&key).unwrap() };
             let Err(i) = place else { continue };
             model.insert(key.clone(), value.clone());
             if !node.insert(i, &key, &value) {
@@ -129,18 +117,14 @@ fn a_split_keeps_every_entry_on_the_right_side_of_the_separator() {
 fn entries_in_order_leave_full_nodes_behind() {
     let (mut body, count) = filled(0, |i| (i as u32).to_be_bytes().to_vec(), &[7; 16]);
     let next = (count as u32).to_be_bytes();
-    let split = NodeMut::open(AT, &mut body)
-        .unwrap()
-        .insert_and_split(count, &next, &[7; 16], true);
+    let split =
+        NodeMut::open(AT, &mut body).unwrap().insert_and_split(count, &next, &[7; 16], true);
     assert!(split.append);
     assert_eq!(entries(&body).len(), count);
     assert_eq!(entries(&split.right).len(), 1);
     let mut lowest = (count as u32 - 1).to_be_bytes().to_vec();
     lowest.push(0);
-    assert_eq!(
-        split.separator, lowest,
-        "nothing can come between the old node and the new one"
-    );
+    assert_eq!(split.separator, lowest, "nothing can come between the old node and the new one");
 }
 
 #[test]
@@ -152,9 +136,7 @@ fn an_interior_split_moves_the_middle_key_up() {
     let (mut body, count) = filled(1, key, &9u64.to_le_bytes());
     let new = [0, 0, 0, 3, 1];
     let split =
-        NodeMut::open(AT, &mut body)
-            .unwrap()
-            .insert_and_split(4, &new, &5u64.to_le_bytes(), false);
+        NodeMut::open(AT, &mut body).unwrap().insert_and_split(4, &new, &5u64.to_le_bytes(), false);
     let (left, right) = (entries(&body), entries(&split.right));
     assert_eq!(left.len() + right.len(), count + 1);
     assert!(right[0].0.is_empty());
@@ -164,8 +146,7 @@ fn an_interior_split_moves_the_middle_key_up() {
     node.truncate(3);
     let mut few = split.right.clone();
     NodeMut::open(AT, &mut few).unwrap().truncate(5);
-    node.absorb(&Node::open(AT, &few).unwrap(), &split.separator)
-        .unwrap();
+    node.absorb(&Node::open(AT, &few).unwrap(), &split.separator).unwrap();
     assert_eq!(entries(&joined)[3].0, split.separator);
     assert_eq!(entries(&joined).len(), 8);
 }
@@ -173,11 +154,7 @@ fn an_interior_split_moves_the_middle_key_up() {
 #[test]
 fn removing_the_first_child_leaves_an_empty_first_key() {
     let key = |i: usize| {
-        if i == 0 {
-            Vec::new()
-        } else {
-            (i as u16).to_be_bytes().to_vec()
-        }
+        if i == 0 { Vec::new() } else { (i as u16).to_be_bytes().to_vec() }
     };
     let (mut body, count) = filled(2, key, &9u64.to_le_bytes());
     NodeMut::open(AT, &mut body).unwrap().remove_child(0);
@@ -194,11 +171,7 @@ fn an_insert_changes_few_bytes() {
     node.truncate(count / 2);
     let before = node.body.to_vec();
     assert!(node.insert(count / 2, &[0, 0, 1, 0], &[8; 40]));
-    let changed = before
-        .iter()
-        .zip(node.body.iter())
-        .filter(|(a, b)| a != b)
-        .count();
+    let changed = before.iter().zip(node.body.iter()).filter(|(a, b)| a != b).count();
     assert!(changed < 64, "{changed} bytes changed for an entry of 44");
 }
 
@@ -209,11 +182,7 @@ fn any_bytes_are_an_error_or_a_node_but_never_a_panic() {
     let mut sound = 0;
     for round in 0..40_000 {
         let mut body = whole.clone();
-        let reach = if round % 4 == 0 {
-            NODE_BYTES
-        } else {
-            SLOTS + 2 * count
-        };
+        let reach = if round % 4 == 0 { NODE_BYTES } else { SLOTS + 2 * count };
         for _ in 0..1 + random.below(4) {
             let at = random.below(reach);
             body[at] = random.below(256) as u8;
@@ -233,10 +202,7 @@ fn any_bytes_are_an_error_or_a_node_but_never_a_panic() {
             node.compact();
         }
     }
-    assert!(
-        sound > 0,
-        "no damage was harmless: the test reaches nothing"
-    );
+    assert!(sound > 0, "no damage was harmless: the test reaches nothing");
     for _ in 0..2_000 {
         let body = random.bytes(NODE_BYTES);
         if let Ok(node) = Node::open(AT, &body) {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use foliant_device::Buffer;
 use parking_lot::Mutex;
 
-use crate::iomap::grip::Grip;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MappingProvider;
+use crate::iomap::grip::Grip;
 use crate::iomap::guard::FolioGuard;
 use crate::iomap::guard::FolioHook;
 use crate::iomap::iter::Cursor;
@@ -49,10 +49,7 @@ impl FolioHook for Witness {
 fn short_copy(start: u64, len: usize, copied: Option<usize>) -> (Vec<String>, usize, u64) {
     block_on(async {
         let room = Arc::new(mock_room());
-        let witness = Witness {
-            room: Arc::clone(&room),
-            seen: Mutex::default(),
-        };
+        let witness = Witness { room: Arc::clone(&room), seen: Mutex::default() };
         let range = start..start + len as u64;
         let blocks = FileBlocks::covering(&range);
         let cursor = Cursor::new(&room.provider, blocks, MapIntent::Write);
@@ -127,10 +124,7 @@ fn between_copy_and_attach_nobody_can_take_the_folio() {
 fn the_hook_sees_each_folio_of_a_write_once() {
     block_on(async {
         let room = Arc::new(mock_room());
-        let witness = Witness {
-            room: Arc::clone(&room),
-            seen: Mutex::default(),
-        };
+        let witness = Witness { room: Arc::clone(&room), seen: Mutex::default() };
         // 20 blocks: a folio of 16 and one of 4.
         let bytes = vec![1; 20 * BLOCK as usize];
         room.mapped.write_with(0, &bytes, &witness).await.unwrap();

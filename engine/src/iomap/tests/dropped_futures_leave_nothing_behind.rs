@@ -31,10 +31,14 @@ async fn prepared() -> Room<MockProvider> {
     room
 }
 
-type Operation = for<'a> fn(&'a Room<MockProvider>) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+type Operation =
+    for<'a> fn(&'a Room<MockProvider>) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// Drops `operation` after each number of polls; `check` looks at what is left.
-fn drop_at_every_await(operation: Operation, check: impl Fn(&Room<MockProvider>, Vec<u8>)) -> usize {
+fn drop_at_every_await(
+    operation: Operation,
+    check: impl Fn(&Room<MockProvider>, Vec<u8>),
+) -> usize {
     for polls in 0.. {
         let finished = block_on(async {
             let room = prepared().await;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::error::ErrorKind;
 use crate::iomap::contract::MappingProvider;
+use crate::iomap::mock::MockProvider;
 use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::testkit::Room;
 use crate::iomap::testkit::block_on;
 use crate::iomap::testkit::mock_room;
-use crate::iomap::mock::MockProvider;
 use crate::limits::STALE_RETRIES_MAX;
 use crate::units::BLOCK;
 

@@ -14,10 +14,7 @@ use crate::limits::WRITEBACK_RUN_BLOCKS;
 use crate::units::BLOCK;
 use crate::units::FileBlocks;
 
-const ALL: FileBlocks = FileBlocks {
-    start: 0,
-    end: u64::MAX,
-};
+const ALL: FileBlocks = FileBlocks { start: 0, end: u64::MAX };
 
 #[test]
 fn scattered_blocks_leave_in_few_large_writes() {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::iomap::contract::MappingProvider;
+use crate::iomap::mock::MockProvider;
 use crate::iomap::pause::Point;
 use crate::iomap::testkit::Room;
-use crate::iomap::mock::MockProvider;
 use crate::iomap::testkit::block_on;
 use crate::iomap::testkit::mock_room;
 use crate::units::BLOCK;
@@ -28,10 +28,7 @@ enum Above {
 }
 
 const BLOCKS: u64 = 8;
-const ALL: FileBlocks = FileBlocks {
-    start: 0,
-    end: u64::MAX,
-};
+const ALL: FileBlocks = FileBlocks { start: 0, end: u64::MAX };
 
 async fn prepared(below: Below, above: Above) -> Room<MockProvider> {
     let room = mock_room();
@@ -136,7 +133,8 @@ fn a_writeback_that_completes_in_between_is_not_missed() {
 fn punching_zeroes_the_edges_and_drops_the_rest_with_its_promises() {
     block_on(async {
         for dirty in [false, true] {
-            let room = prepared(Below::Mapped, if dirty { Above::Dirty } else { Above::Absent }).await;
+            let room =
+                prepared(Below::Mapped, if dirty { Above::Dirty } else { Above::Absent }).await;
             let range = BLOCK + 10..5 * BLOCK + 20;
             let held = room.mapped.ranges().exclusive(1..6).await;
             room.mapped.zero_edges(&held, range.clone()).await.unwrap();

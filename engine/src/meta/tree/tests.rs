@@ -18,22 +18,11 @@ struct Tree {
 
 impl Tree {
     fn new() -> Self {
-        Self {
-            view: MapView::new(Root::default()),
-            stock: Stock::new(),
-            root: TreeRoot::default(),
-        }
+        Self { view: MapView::new(Root::default()), stock: Stock::new(), root: TreeRoot::default() }
     }
 
     fn insert(&mut self, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        now(insert(
-            &mut self.view,
-            &mut self.stock,
-            &mut self.root,
-            key,
-            value,
-        ))
-        .unwrap()
+        now(insert(&mut self.view, &mut self.stock, &mut self.root, key, value)).unwrap()
     }
 
     fn remove(&mut self, key: &[u8]) -> Option<Vec<u8>> {
@@ -50,10 +39,7 @@ impl Tree {
         if self.root.height > 0 {
             self.check_node(self.root.block, self.root.height - 1, &[], None, &mut seen);
         }
-        assert_eq!(
-            seen, self.stock.out,
-            "nodes are lost, or used after they were given back"
-        );
+        assert_eq!(seen, self.stock.out, "nodes are lost, or used after they were given back");
         assert_eq!(seen.len(), self.view.blocks.len());
     }
 
@@ -77,28 +63,14 @@ impl Tree {
                 continue;
             }
             let child_low = if i == 0 { low } else { key(i) };
-            let child_high = if i + 1 < node.count() {
-                Some(key(i + 1))
-            } else {
-                high
-            };
+            let child_high = if i + 1 < node.count() { Some(key(i + 1)) } else { high };
             assert!(child_low >= low && high.is_none_or(|high| child_low < high));
-            self.check_node(
-                node.child(i).unwrap(),
-                level - 1,
-                child_low,
-                child_high,
-                seen,
-            );
+            self.check_node(node.child(i).unwrap(), level - 1, child_low, child_high, seen);
         }
     }
 
     fn leaves(&self) -> usize {
-        self.view
-            .blocks
-            .values()
-            .filter(|(_, body)| body[0] == 0)
-            .count()
+        self.view.blocks.values().filter(|(_, body)| body[0] == 0).count()
     }
 }
 
@@ -115,23 +87,13 @@ fn random_value(random: &mut Random, longest: u64) -> Vec<u8> {
 
 fn compare_lookups(tree: &Tree, model: &BTreeMap<Vec<u8>, Vec<u8>>, key: &[u8]) {
     let pair = |(k, v): (&Vec<u8>, &Vec<u8>)| (k.clone(), v.clone());
-    assert_eq!(
-        now(get(&tree.view, tree.root, key)).unwrap(),
-        model.get(key).cloned()
-    );
+    assert_eq!(now(get(&tree.view, tree.root, key)).unwrap(), model.get(key).cloned());
     let after = now(at_or_after(&tree.view, tree.root, key)).unwrap();
     assert_eq!(after, model.range(key.to_vec()..).next().map(pair));
     let before = now(at_or_before(&tree.view, tree.root, key)).unwrap();
     assert_eq!(before, model.range(..=key.to_vec()).next_back().map(pair));
     let some = now(scan(&tree.view, tree.root, key, 7)).unwrap();
-    assert_eq!(
-        some,
-        model
-            .range(key.to_vec()..)
-            .take(7)
-            .map(pair)
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(some, model.range(key.to_vec()..).take(7).map(pair).collect::<Vec<_>>());
 }
 
 #[test]
@@ -142,9 +104,7 @@ fn a_range_ends_before_its_upper_key() {
     }
     let count = |from: u64, to: u64, limit| {
         let (from, to) = (from.to_be_bytes(), to.to_be_bytes());
-        now(scan_range(&tree.view, tree.root, &from, Some(&to), limit))
-            .unwrap()
-            .len()
+        now(scan_range(&tree.view, tree.root, &from, Some(&to), limit)).unwrap().len()
     };
     assert_eq!(count(10, 500, usize::MAX), 490);
     assert_eq!(count(10, 500, 7), 7);
@@ -159,11 +119,7 @@ fn random_operations(seed: u64, key_bytes: u64, value_bytes: u64, rounds: u64, h
     let mut highest = 0;
     for round in 0..rounds {
         // Growing and shrinking phases, so that both splits and joins come in numbers.
-        let inserts = if (round / (rounds / 6)).is_multiple_of(2) {
-            8
-        } else {
-            3
-        };
+        let inserts = if (round / (rounds / 6)).is_multiple_of(2) { 8 } else { 3 };
         let key = random_key(&mut random, key_bytes);
         if random.below(10) < inserts {
             let value = random_value(&mut random, value_bytes);
@@ -199,13 +155,7 @@ fn behaves_like_a_sorted_map_with_short_entries() {
 
 #[test]
 fn behaves_like_a_sorted_map_with_the_longest_entries() {
-    random_operations(
-        2,
-        TREE_KEY_BYTES_MAX as u64,
-        TREE_VALUE_BYTES_MAX as u64,
-        6_000,
-        3,
-    );
+    random_operations(2, TREE_KEY_BYTES_MAX as u64, TREE_VALUE_BYTES_MAX as u64, 6_000, 3);
 }
 
 #[test]
@@ -233,11 +183,7 @@ fn descending_entries_behind_a_full_leaf_do_not_make_one_leaf_each() {
     }
     tree.check();
     let half = NODE_ROOM / (2 + 4 + 8 + 16) / 2;
-    assert!(
-        tree.leaves() - before <= 18_000 / half + 2,
-        "{} leaves",
-        tree.leaves()
-    );
+    assert!(tree.leaves() - before <= 18_000 / half + 2, "{} leaves", tree.leaves());
 }
 
 #[test]
@@ -251,11 +197,7 @@ fn removing_most_entries_gives_most_nodes_back() {
         tree.remove(&i.to_be_bytes());
     }
     tree.check();
-    assert!(
-        tree.leaves() * 3 < before,
-        "{} of {before} leaves are left",
-        tree.leaves()
-    );
+    assert!(tree.leaves() * 3 < before, "{} of {before} leaves are left", tree.leaves());
 }
 
 #[test]
@@ -272,28 +214,13 @@ fn the_same_value_again_changes_nothing() {
 fn impossible_sizes_are_refused() {
     let mut tree = Tree::new();
     let mut put = |key: &[u8], value: &[u8]| {
-        let result = now(insert(
-            &mut tree.view,
-            &mut tree.stock,
-            &mut tree.root,
-            key,
-            value,
-        ));
+        let result = now(insert(&mut tree.view, &mut tree.stock, &mut tree.root, key, value));
         result.map_err(|e| e.kind())
     };
     assert_eq!(put(b"", b"1"), Err(ErrorKind::InvalidInput));
-    assert_eq!(
-        put(&[1; TREE_KEY_BYTES_MAX + 1], b"1"),
-        Err(ErrorKind::InvalidInput)
-    );
-    assert_eq!(
-        put(b"1", &[1; TREE_VALUE_BYTES_MAX + 1]),
-        Err(ErrorKind::InvalidInput)
-    );
-    assert_eq!(
-        put(&[1; TREE_KEY_BYTES_MAX], &[1; TREE_VALUE_BYTES_MAX]),
-        Ok(None)
-    );
+    assert_eq!(put(&[1; TREE_KEY_BYTES_MAX + 1], b"1"), Err(ErrorKind::InvalidInput));
+    assert_eq!(put(b"1", &[1; TREE_VALUE_BYTES_MAX + 1]), Err(ErrorKind::InvalidInput));
+    assert_eq!(put(&[1; TREE_KEY_BYTES_MAX], &[1; TREE_VALUE_BYTES_MAX]), Ok(None));
 }
 
 fn three_levels() -> Tree {
@@ -360,11 +287,7 @@ fn damaged_nodes_with_sound_checksums_never_cause_a_panic_or_an_endless_walk() {
                 continue;
             }
             let body = &mut tree.view.blocks.get_mut(&at).unwrap().1;
-            let reach = if random.below(2) == 0 {
-                60
-            } else {
-                body.len() as u64
-            };
+            let reach = if random.below(2) == 0 { 60 } else { body.len() as u64 };
             body[random.below(reach) as usize] = random.below(256) as u8;
         }
         errors += use_it(&mut tree, &mut random);
@@ -391,22 +314,10 @@ fn an_impossible_root_is_damage() {
     let block = tree.root.block;
     for root in [
         TreeRoot { block, height: 0 },
-        TreeRoot {
-            block,
-            height: TREE_HEIGHT_MAX + 1,
-        },
-        TreeRoot {
-            block,
-            height: tree.root.height + 1,
-        },
-        TreeRoot {
-            block: BlockNo(0),
-            height: 1,
-        },
-        TreeRoot {
-            block: BlockNo(5),
-            height: 1,
-        },
+        TreeRoot { block, height: TREE_HEIGHT_MAX + 1 },
+        TreeRoot { block, height: tree.root.height + 1 },
+        TreeRoot { block: BlockNo(0), height: 1 },
+        TreeRoot { block: BlockNo(5), height: 1 },
     ] {
         let error = now(get(&tree.view, root, &[0])).unwrap_err();
         assert!(error.is_corruption(), "{root:?}: {error:?}");
@@ -422,13 +333,7 @@ fn every_failed_read_is_reported() {
         let error = now(get(&tree.view, tree.root, &key)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Device);
         tree.view.reads_left = left.into();
-        let result = now(insert(
-            &mut tree.view,
-            &mut tree.stock,
-            &mut tree.root,
-            &key,
-            b"1",
-        ));
+        let result = now(insert(&mut tree.view, &mut tree.stock, &mut tree.root, &key, b"1"));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Device);
     }
 }
@@ -440,14 +345,7 @@ fn an_empty_supply_is_no_space() {
     let full = (0..10_000u64).find_map(|i| {
         let mut key = [9; 200];
         key[..8].copy_from_slice(&i.to_be_bytes());
-        now(insert(
-            &mut tree.view,
-            &mut tree.stock,
-            &mut tree.root,
-            &key,
-            &[1; 100],
-        ))
-        .err()
+        now(insert(&mut tree.view, &mut tree.stock, &mut tree.root, &key, &[1; 100])).err()
     });
     assert!(full.unwrap().is_no_space());
 }
