@@ -1,8 +1,27 @@
-//! Foliant: an async storage engine to embed.
+#![doc = include_str!("../../README.md")]
+//!
+//! # The house
+//!
+//! Rooms, from the roof down; imports run downward, and `tests/tidy.rs` holds them to it. The design
+//! is told in [`doc`].
+//!
+//! | room | what it is |
+//! |---|---|
+//! | `api` | [`Engine`], [`Object`], [`Transaction`]: the public verbs |
+//! | `volume` | make, mount, recover, flusher: starts, paces and stops all below |
+//! | `namespace` | names to objects |
+//! | `object` | the provider: where an object's bytes lie; logged writes; truncate, punch, preallocate |
+//! | `alloc`, `extent` | where is space; which bytes lie where |
+//! | `meta` | several metadata blocks changed at once; checkpoint, recovery |
+//! | `journal`, `iomap`, `reclaim` | the log; bytes between caller, folio and device; giving memory back |
+//! | `format`, `folio` | bytes on disk; memory of file ranges |
+//! | `kit` | small tools without a domain |
+//! | [`units`], [`limits`], [`error`] | vocabulary, every bound, typed errors |
 #![forbid(unsafe_code)]
 
 mod alloc;
 mod api;
+pub mod doc;
 pub mod error;
 mod extent;
 mod folio;
@@ -15,5 +34,21 @@ mod meta;
 mod namespace;
 mod object;
 mod reclaim;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod units;
 mod volume;
+
+pub use api::Commit;
+pub use api::Engine;
+pub use api::ExtentInfo;
+pub use api::ExtentState;
+pub use api::FormatOptions;
+pub use api::Object;
+pub use api::OpenOptions;
+pub use api::RecoveryReport;
+pub use api::Stats;
+pub use api::Transaction;
+pub use error::Error;
+pub use error::ErrorKind;
+pub use error::Result;

@@ -64,7 +64,7 @@ impl Object {
     /// A hit in the cache completes on the first poll. Errors: `InvalidInput`, `Closed`, `Corrupt`
     /// (a checksum does not match; other ranges can still be read), `Device`, `OutOfMemory`.
     pub async fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<usize> {
-        self.open.state().check_present()?;
+        self.check()?;
         self.open.core().read_at(offset, dst).await
     }
 
@@ -75,7 +75,7 @@ impl Object {
     /// a partly written block), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
     /// each piece of 1 MiB is written whole or not at all, in order.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
-        self.open.state().check_present()?;
+        self.check()?;
         self.open.core().write_at(offset, src).await
     }
 
@@ -84,8 +84,9 @@ impl Object {
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
     /// not stop it.
     pub async fn truncate(&self, size: u64) -> Result<()> {
-        let (open, memory) = (self.open.clone(), self.volume().table.wing().memory.clone());
-        let work = async move { resize::truncate(&open, &memory, size).await };
+        self.volume().check_open()?;
+        let open = self.open.clone();
+        let work = async move { resize::truncate(&open, size).await };
         self.volume().flusher.run_to_end(work).await
     }
 
@@ -94,6 +95,7 @@ impl Object {
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
     /// not stop it.
     pub async fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.volume().check_open()?;
         let open = self.open.clone();
         let work = async move { resize::punch(&open, range).await };
         self.volume().flusher.run_to_end(work).await
@@ -104,6 +106,7 @@ impl Object {
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
     /// not stop it.
     pub async fn preallocate(&self, range: Range<u64>) -> Result<()> {
+        self.volume().check_open()?;
         let open = self.open.clone();
         let work = async move { resize::preallocate(&open, range).await };
         self.volume().flusher.run_to_end(work).await
@@ -114,6 +117,7 @@ impl Object {
     /// Errors: a kept failure of writeback (it stays an error: the data is in memory, not on the
     /// device), `Closed`, `WritesStopped`, `Device`. Dropping the future does not stop it.
     pub async fn sync(&self) -> Result<()> {
+        self.volume().check_open()?;
         self.volume().flusher.sync(self.open.clone()).await
     }
 
@@ -122,7 +126,7 @@ impl Object {
     ///
     /// Errors: `Closed`, `Corrupt`, `Device`.
     pub async fn extents(&self, range: Range<u64>, limit: usize) -> Result<Vec<ExtentInfo>> {
-        self.open.state().check_present()?;
+        self.check()?;
         let view = self.volume().table.ground().meta.read().await;
         let blocks = FileBlocks::covering(&range);
         let found = extent::list(&view, self.open.state().id(), blocks, limit).await?;
@@ -132,6 +136,11 @@ impl Object {
             state: if e.unwritten { ExtentState::Unwritten } else { ExtentState::Mapped },
         };
         Ok(found.iter().map(info).collect())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.volume().check_open()?;
+        self.open.state().check_present()
     }
 
     fn volume(&self) -> &crate::volume::mount::Volume {

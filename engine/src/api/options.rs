@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use foliant_device::Device;
+use foliant_device::backend;
 use foliant_device::backend::BackendChoice;
-use foliant_device::backend::DeviceOptions;
 use foliant_device::wrap::count::CountDevice;
 
 use crate::api::engine::Engine;
@@ -96,7 +96,7 @@ impl FormatOptions {
         match self.target {
             Target::Device(device) => make::make(&device, &self.make).await,
             Target::Path(path) => {
-                let mut options = DeviceOptions::new(&path).sparse(self.sparse);
+                let mut options = backend::OpenOptions::new(&path).sparse(self.sparse);
                 if let Some(bytes) = self.size_bytes {
                     options = options.create_bytes(bytes / BLOCK * BLOCK);
                 }
@@ -156,7 +156,9 @@ impl OpenOptions {
         }
         let device = match self.target {
             Target::Device(device) => device,
-            Target::Path(path) => DeviceOptions::new(&path).backend(self.backend).open().await?,
+            Target::Path(path) => {
+                backend::OpenOptions::new(&path).backend(self.backend).open().await?
+            }
         };
         let counted = CountDevice::new(device.clone());
         let counters = counted.counters();

@@ -45,7 +45,7 @@ impl Stats {
         let memory = &wing.memory;
         let device = inner.counters.snapshot();
         let log = ground.meta.stats();
-        let (hits, misses) = wing.reads.totals();
+        let (hits, misses) = table.reads();
         let used = memory.capacity_blocks() - memory.free_blocks();
         Self {
             memory_budget_bytes: inner.memory_bytes,
@@ -60,7 +60,7 @@ impl Stats {
             checkpoints: log.checkpoints,
             free_bytes: ground.space.available() * BLOCK,
             capacity_bytes: inner.volume.data_blocks * BLOCK,
-            dirty_bytes: wing.dirty.blocks() as u64 * BLOCK,
+            dirty_bytes: (wing.dirty.dirty() + wing.dirty.writeback()) * BLOCK,
         }
     }
 }

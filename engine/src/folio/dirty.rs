@@ -24,6 +24,13 @@ pub struct DirtyLimits {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for DirtyLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (dirty, writeback) = (self.dirty(), self.writeback());
+        write!(f, "DirtyLimits({dirty} dirty, {writeback} under writeback)")
+    }
+}
+
 struct Inner {
     background: u64,
     hard: u64,

@@ -214,6 +214,14 @@ fn check_version(image: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Rewrites the version in `image` to the next one, for tests of refusal.
+#[cfg(feature = "testing")]
+pub fn make_newer(image: &mut [u8]) {
+    image[12..16].copy_from_slice(&(VERSION + 1).to_le_bytes());
+    let crc = sum(image);
+    image[8..12].copy_from_slice(&crc.to_le_bytes());
+}
+
 fn sum(image: &[u8]) -> u32 {
     checksum::append(checksum::of(&image[..8]), &image[12..])
 }

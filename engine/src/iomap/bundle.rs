@@ -65,6 +65,7 @@ pub struct Mapped<P, T> {
 #[derive(Debug, Default)]
 pub struct Counts {
     pub(super) stale_retries: AtomicU64,
+    pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) blocks_read: AtomicU64,
     pub(super) blocks_read_ahead: AtomicU64,
@@ -79,6 +80,11 @@ impl Counts {
     /// Mappings that went stale and were made again.
     pub fn stale_retries(&self) -> u64 {
         self.stale_retries.load(Ordering::Relaxed)
+    }
+
+    /// Pieces of reads that one folio held.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
     }
 
     /// Reads that did not find all of their bytes in the cache.
@@ -132,6 +138,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// The object's range lock; ranges are in blocks. Who changes the size locks up to `u64::MAX`.
     pub fn ranges(&self) -> &RangeLock {
         &self.ranges
+    }
+
+    /// Whether no block is dirty or under writeback.
+    pub fn is_clean(&self) -> bool {
+        self.cache.dirty_blocks() + self.cache.writeback_blocks() == 0
     }
 
     /// What happened so far.

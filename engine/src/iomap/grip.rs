@@ -14,9 +14,11 @@ use crate::error::Result;
 use crate::folio::cache::MappingCache;
 use crate::folio::folio::Folio;
 use crate::folio::lock::FolioLock;
+use crate::folio::state::BlockSet;
 use crate::kit::memory::Memory;
 use crate::units::BLOCK_BYTES;
 use crate::units::FileBlocks;
+use crate::units::Lsn;
 
 /// A folio lock whose methods take blocks of the object.
 pub struct Grip {
@@ -121,6 +123,24 @@ impl Grip {
     #[must_use = "newly dirty blocks use promises of room"]
     pub fn mark_dirty(&mut self, blocks: FileBlocks) -> u64 {
         self.lock.mark_dirty(self.local(blocks))
+    }
+
+    /// Whether `block` is dirty. With the lock held a `false` stays true.
+    pub fn is_dirty(&self, block: u64) -> bool {
+        let within = self.local(FileBlocks::new(block, block + 1)).start;
+        self.lock.folio().has(BlockSet::Dirty, within)
+    }
+
+    /// Makes `blocks` clean without writing; how many were dirty: their promises are spare.
+    #[must_use = "spare promises must be given back to the provider"]
+    pub fn clear_dirty(&mut self, blocks: FileBlocks) -> u64 {
+        self.lock.clear_dirty(self.local(blocks))
+    }
+
+    /// The newest bytes of `block` are in the journal up to `lsn`; see `FolioLock::mark_journal`.
+    pub fn mark_journal(&mut self, block: u64, lsn: Lsn) {
+        let within = self.local(FileBlocks::new(block, block + 1)).start;
+        self.lock.mark_journal(within, lsn);
     }
 
     /// Moves all dirty blocks to writeback: each with its bytes, ascending.

@@ -50,7 +50,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let rest = &mut dst[done..len];
             done += match self.hit(at, rest) {
                 0 => self.miss(at, rest).await?,
-                copied => copied,
+                copied => {
+                    Counts::add(&self.counts.hits, 1);
+                    copied
+                }
             };
         }
         // A truncate may have passed by: what it cut off was never ours to see.

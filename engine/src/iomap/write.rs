@@ -134,7 +134,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         hook: &H,
     ) -> Result<u64> {
         let blocks = FileBlocks::covering(&bytes);
-        self.dirty.admit(blocks.len()).await?;
+        let _admitted = self.dirty.admit(blocks.len()).await?;
         let _held = self.lock_for_write(&bytes).await?;
         let size = self.provider.size();
         let grows = bytes.end > size;
@@ -260,7 +260,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         mut gathered: Gathered<P>,
         hook: &H,
     ) -> Result<u64> {
-        self.late_spares(&gathered.folios, &mut gathered.spares)?;
+        self.late_spares(&mut gathered.folios, &mut gathered.spares)?;
         let folios = gathered.folios.into_iter().zip(gathered.spares);
         for (folio, spare) in folios {
             let bytes = folio.span().bytes();

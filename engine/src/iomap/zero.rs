@@ -19,11 +19,13 @@ use crate::iomap::contract::MapKind;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::contract::checked_range;
+use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Point;
 use crate::iomap::write::Piece;
 use crate::iomap::write::Source;
+use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
 use crate::limits::WRITE_PIECE_BLOCKS;
 use crate::units::BLOCK;
@@ -78,12 +80,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Cuts the cache down to `size`: runs `shrink` (which sets the new size) with the folio
-    /// locked that will hold the end, zeroes the rest of its block, and drops all blocks behind.
+    /// locked that holds the new end, zeroes the rest of its block in memory, and drops all
+    /// blocks behind. Needs no room on the device: the rest of the block that is stored there is
+    /// hidden by the size, and zeroed when the object grows (`eof`).
     ///
     /// `held` is the exclusive range lock from the block of the new end to `u64::MAX`. Errors:
-    /// those of a write, before `shrink` ran. To be driven to its end by a task of the engine:
-    /// dropped after `shrink`, it leaves blocks behind the end, which are zeroed only when the
-    /// size grows over them.
+    /// `OutOfMemory` before `shrink` ran, `TimedOut` (writeback that does not end) after it. To be
+    /// driven to its end by a task of the engine: dropped after `shrink`, it leaves blocks behind
+    /// the end, which are zeroed only when the size grows over them.
     pub async fn truncate_cache(
         &self,
         held: &RangeGuard,
@@ -91,15 +95,23 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         shrink: impl FnOnce() + Send,
     ) -> Result<()> {
         self.expect_held(held, FileBlocks::new(size / BLOCK, u64::MAX));
-        let last = FileBlocks::new(size / BLOCK, size.div_ceil(BLOCK));
-        let tail = size..last.end * BLOCK;
-        if last.is_empty() || self.first_stored(last).await?.is_none() {
-            shrink();
-        } else {
-            self.dirty.admit(1).await?;
-            let piece = Piece { bytes: tail, source: Source::Zeroes, grows: false };
-            self.apply(piece, &(), shrink).await?;
+        let last = size / BLOCK;
+        let inside = !size.is_multiple_of(BLOCK);
+        let folio = if inside { self.cache.find_locked(last).await } else { None };
+        let mut folio = folio.map(Grip::from).filter(|folio| folio.is_uptodate(last));
+        let mut spare = None;
+        if let Some(folio) = &mut folio
+            && folio.needs_spare()
+        {
+            spare = Some(self.memory.allocate(folio.order(), Purpose::Reserved).await?);
         }
+        shrink();
+        if let Some(folio) = &mut folio {
+            let start = folio.span().bytes().start;
+            let rest = (size - start) as usize..((last + 1) * BLOCK - start) as usize;
+            folio.zero(rest, &mut spare);
+        }
+        drop(folio);
         let behind = FileBlocks::new(size.div_ceil(BLOCK), u64::MAX);
         self.drop_cached(held, behind).await
     }
@@ -111,7 +123,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let end = found.end.min(found.start + WRITE_PIECE_BLOCKS);
             let bytes = FileBlocks::new(found.start, end).bytes();
             let bytes = bytes.start.max(range.start)..bytes.end.min(range.end);
-            self.dirty.admit(end - found.start).await?;
+            let _admitted = self.dirty.admit(end - found.start).await?;
             let start = bytes.start;
             let piece = Piece { bytes, source: Source::Zeroes, grows: false };
             let done = self.apply(piece, &(), || {}).await?;

@@ -61,6 +61,8 @@ struct Inner {
     ring: Ring,
     volume: u32,
     epoch: u64,
+    /// Bytes of each group buffer.
+    buffer_bytes: u64,
     poison: Poison,
     /// Short sections (copy of a payload, counters); never across an await.
     state: Mutex<State>,
@@ -133,6 +135,14 @@ fn footprint(payload: usize) -> u64 {
     (GROUP_HEADER as u64 + payload as u64).div_ceil(BLOCK) * BLOCK
 }
 
+/// The order of a group buffer: as large as a group can be, but all buffers together take no more
+/// than an eighth of the memory.
+fn group_order(ring: &Ring, memory: &Memory) -> u8 {
+    let wanted = (ring.group_bytes_max() / BLOCK).next_power_of_two().ilog2().min(8);
+    let share = memory.capacity_blocks() / 8 / (JOURNAL_GROUPS_IN_FLIGHT + 1);
+    wanted.min(share.ilog2()) as u8
+}
+
 /// Moves the oldest pending payloads into `group`, as many as fit; where they end, and the last one's
 /// number.
 fn gather(state: &mut State, group: &mut [u8]) -> (usize, Lsn) {
@@ -195,8 +205,7 @@ impl Journal {
         slot: Slot,
     ) -> Result<Self> {
         let ring = Ring::new(layout.journal);
-        let blocks = ring.group_bytes_max() / BLOCK;
-        let order = blocks.next_power_of_two().ilog2().min(8) as u8;
+        let order = group_order(&ring, memory);
         let mut spare = Vec::new();
         for _ in 0..=JOURNAL_GROUPS_IN_FLIGHT {
             spare.push(memory.allocate(order, Purpose::Reserved).await?);
@@ -221,6 +230,7 @@ impl Journal {
             ring,
             volume,
             epoch: slot.epoch,
+            buffer_bytes: BLOCK << order,
             poison: poison.clone(),
             state: Mutex::new(state),
             durable: Watermark::new(Lsn(0), poison.clone()),
@@ -232,8 +242,7 @@ impl Journal {
 
     /// The largest payload of one transaction in bytes.
     pub fn payload_max(&self) -> u64 {
-        let buffer = self.inner.state.lock().spare.first().map_or(1 << 20, |b| b.len() as u64);
-        self.inner.ring.group_bytes_max().min(buffer) - BLOCK
+        self.inner.ring.group_bytes_max().min(self.inner.buffer_bytes) - BLOCK
     }
 
     /// Whether the ring is at least half full: time to bring blocks home.

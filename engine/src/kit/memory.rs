@@ -55,6 +55,13 @@ pub struct Memory {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (free, all) = (self.free_blocks(), self.capacity_blocks());
+        write!(f, "Memory({free} of {all} blocks free)")
+    }
+}
+
 struct Inner {
     arena: Arena,
     reserve_blocks: usize,

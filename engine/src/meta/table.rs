@@ -19,7 +19,8 @@ pub trait HomeMark: Send + Sync {
 
 /// One logged block.
 struct Entry {
-    /// The newest image, while it is not home; none for a block that was freed.
+    /// The newest image, while it is not home. A freed block keeps its one: the tail may stop in the
+    /// middle of its records, and what is replayed from there must find what came before at home.
     image: Option<Buffer>,
     /// The last transaction that has a record of it.
     last: Lsn,
@@ -71,14 +72,6 @@ impl Table {
         if let Some(old) = old {
             assert!(old.last <= lsn, "commits are noted in order");
             self.images -= usize::from(old.image.is_some());
-        }
-    }
-
-    /// The block was freed: its image need not go home, but its records are still in the log.
-    pub fn forget(&mut self, at: BlockNo) {
-        if let Some(entry) = self.entries.get_mut(&at) {
-            self.images -= usize::from(entry.image.take().is_some());
-            entry.mark = None;
         }
     }
 

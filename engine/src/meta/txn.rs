@@ -267,7 +267,6 @@ impl Prepared {
         };
         for at in txn.forgotten {
             blocks.cache.remove(at);
-            blocks.table.forget(at);
         }
         for (at, change) in txn.changes {
             blocks.cache.put(at, change.after.clone());

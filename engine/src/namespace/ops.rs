@@ -6,25 +6,16 @@
 
 use std::sync::Arc;
 
+use crate::alloc::space::NODES_PER_CHANGE;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::limits::NAME_BYTES_MAX;
 use crate::namespace::tree;
 use crate::object::open::OpenObject;
 use crate::object::records;
 use crate::object::table::Table;
 use crate::units::Lsn;
 use crate::units::ObjectId;
-
-/// Errors: `InvalidInput` for a name of 0 or more than 255 bytes. Bytes are bytes: any value goes.
-pub fn check_name(name: &[u8]) -> Result<()> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        let why = format!("a name has 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
-        return Err(Error::invalid(why));
-    }
-    Ok(())
-}
 
 fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
@@ -39,8 +30,9 @@ fn not_found(name: &[u8]) -> Error {
 /// Errors: `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`. Dropping the
 /// future before it is done: no effect.
 pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)> {
-    check_name(name)?;
+    tree::check(name)?;
     let ground = table.ground();
+    let reserved = ground.reserve(NODES_PER_CHANGE).await?;
     let mut txn = ground.meta.begin().await?;
     if tree::get(&txn, name).await?.is_some() {
         let why = format!("the name {:?} is taken", shown(name));
@@ -52,6 +44,7 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
+    drop(reserved);
     let object = table.open(id).await?;
     object.state().committed(lsn, None, &[]);
     Ok((object, lsn))
@@ -61,7 +54,7 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
 ///
 /// Errors: `NotFound`, `InvalidInput`, `Corrupt`, `Device`.
 pub async fn open(table: &Table, name: &[u8]) -> Result<Arc<OpenObject>> {
-    check_name(name)?;
+    tree::check(name)?;
     let id = {
         let view = table.ground().meta.read().await;
         tree::get(&view, name).await?
@@ -73,9 +66,10 @@ pub async fn open(table: &Table, name: &[u8]) -> Result<Arc<OpenObject>> {
 ///
 /// Errors: `NotFound`, `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`.
 pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
-    check_name(from)?;
-    check_name(to)?;
+    tree::check(from)?;
+    tree::check(to)?;
     let ground = table.ground();
+    let reserved = ground.reserve(NODES_PER_CHANGE).await?;
     let mut txn = ground.meta.begin().await?;
     let id = tree::get(&txn, from).await?.ok_or_else(|| not_found(from))?;
     if tree::get(&txn, to).await?.is_some() {
@@ -88,6 +82,7 @@ pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
+    drop(reserved);
     Ok(lsn)
 }
 
@@ -95,7 +90,7 @@ pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
 ///
 /// Errors: `NotFound`, `InvalidInput`, `WritesStopped`, `Device`.
 pub async fn remove(table: &Table, name: &[u8]) -> Result<(ObjectId, Lsn)> {
-    check_name(name)?;
+    tree::check(name)?;
     let ground = table.ground();
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.space.ticket();
@@ -113,5 +108,7 @@ pub async fn remove(table: &Table, name: &[u8]) -> Result<(ObjectId, Lsn)> {
 /// Errors: `Corrupt`, `Device`.
 pub async fn list(table: &Table, after: &[u8], limit: usize) -> Result<Vec<Vec<u8>>> {
     let view = table.ground().meta.read().await;
-    tree::list(&view, after, limit).await
+    let after = (!after.is_empty()).then_some(after);
+    let found = tree::list(&view, after, limit).await?;
+    Ok(found.into_iter().map(|(name, _)| name).collect())
 }

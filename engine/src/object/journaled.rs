@@ -6,15 +6,16 @@
 //! as journaled, and unlocks them. "Unlock, then attach" cannot be written here: the images reach the
 //! folio through the lock that the commit holds.
 //!
-//! Guarantees: a commit is visible whole or not at all within each object; until
-//! `Prepared::commit_with` nothing has an effect, so dropping the future before is harmless, and
-//! behind it nothing waits. A folio that carries a journal mark is not evicted before its block
-//! is home.
+//! Guarantees: a commit is accepted whole or not at all; until `Prepared::commit_with` nothing has
+//! an effect, so dropping the future before is harmless, and behind it nothing waits. A folio that
+//! carries a journal mark is not evicted before its block is home. Each block changes at once for
+//! readers; a read of several blocks that runs beside the commit may see some of them old.
 //!
-//! Does not: wait for durability, choose what belongs to a transaction. Called by `api::transaction`
-//! and by `object::resize` (the tail block of a truncate).
+//! Does not: wait for durability, choose what belongs to a transaction. Called by
+//! `api::transaction`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Weak;
 
@@ -29,16 +30,15 @@ use crate::extent;
 use crate::extent::Extent;
 use crate::extent::Lookup;
 use crate::folio::Folio;
-use crate::folio::FolioLock;
+use crate::iomap::grip::Grip;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
 use crate::meta::HomeMark;
 use crate::meta::MetaTxn;
+use crate::object::ground::Ground;
 use crate::object::open::OpenObject;
-use crate::object::provider::Ground;
 use crate::object::records;
-use crate::object::reservation::Reservation;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
@@ -66,20 +66,32 @@ pub struct LoggedPart {
 }
 
 /// One block on its way through a commit.
-pub(super) struct Change {
+struct Change {
     object: Arc<OpenObject>,
     block: u64,
-    folio: FolioLock,
-    before: Buffer,
+    /// Which of the locked folios holds it.
+    folio: usize,
     after: Buffer,
     /// A fresh block takes the content; otherwise it goes home in place.
     moved: bool,
 }
 
+/// A locked folio with the memory that replaces its own, should that be shared when it changes.
+struct Held {
+    grip: Grip,
+    spare: Option<Buffer>,
+}
+
+/// Everything that a commit holds while it runs.
+struct Staged {
+    folios: Vec<Held>,
+    changes: Vec<Change>,
+}
+
 /// Clears the folio's journal mark when its block is home.
 struct FolioMark {
     folio: Weak<Folio>,
-    block: u64,
+    block: usize,
 }
 
 impl HomeMark for FolioMark {
@@ -99,127 +111,162 @@ pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>
     for part in &parts {
         part.object.state().check()?;
     }
-    let _ranges = lock_ranges(&mut parts).await?;
-    let mut changes = stage(memory, &parts).await?;
-    let reserved = Reservation::new(&ground.space, changes.len() as u64)?;
+    let mut ranges = Vec::new();
+    for part in &mut parts {
+        ranges.extend(lock_part(part).await);
+        part.object.state().check_present()?;
+    }
+    let blocks: usize = parts.iter().map(|p| p.patches.len()).sum();
+    let reserved = ground.reserve(blocks as u64).await?;
+    let mut staged = stage(memory, &parts, blocks).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.space.ticket();
-    for change in &mut changes {
-        place(ground, &mut txn, &mut ticket, change).await?;
+    for change in &mut staged.changes {
+        let grip = &staged.folios[change.folio].grip;
+        place(ground, &mut txn, &mut ticket, change, grip).await?;
     }
     let sizes = record_sizes(&mut txn, &mut ticket, &parts).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
     // From here on nothing waits and nothing fails: the transaction is accepted.
-    let lsn = prepared.commit_with(|lsn| note(lsn, &parts, &sizes, &changes));
+    let lsn = prepared.commit_with(|lsn| note(lsn, &parts, &sizes, &staged.changes));
     ticket.settle(lsn);
     drop(reserved);
-    publish(ground, changes, lsn);
-    for part in &parts {
-        part.object.state().grow_size(part.end);
-    }
+    publish(ground, &parts, staged, lsn);
     Ok(lsn)
 }
 
-/// Locks what the parts touch, ascending by object and offset, so that commits cannot deadlock.
+/// Locks the range of what a part touches, ascending, so that commits cannot deadlock.
 ///
-/// A part that grows its object also takes the block that holds the recorded end: bytes between
-/// the old end and the new one must read as zero after a crash, and what lies behind the end on
-/// the device is not known to be zero.
-async fn lock_ranges(parts: &mut [LoggedPart]) -> Result<Vec<RangeGuard>> {
-    let mut guards = Vec::new();
-    for part in parts {
-        let recorded = part.object.state().recorded_size();
-        if part.end > recorded && !recorded.is_multiple_of(BLOCK) {
-            part.patches.entry(recorded / BLOCK).or_default();
+/// A part that grows its object locks everything from the visible end on, and takes the blocks that
+/// hold the visible and the recorded end along: bytes between the old end and the new one must read
+/// as zero after a crash, and what lies behind the end on the device is not known to be zero.
+async fn lock_part(part: &mut LoggedPart) -> Vec<RangeGuard> {
+    let state = part.object.state().clone();
+    loop {
+        let size = state.size();
+        for end in [size, state.recorded_size()] {
+            if part.end > end && !end.is_multiple_of(BLOCK) {
+                part.patches.entry(end / BLOCK).or_default();
+            }
         }
-        let size = part.object.state().size();
-        if part.end > size && !size.is_multiple_of(BLOCK) {
-            part.patches.entry(size / BLOCK).or_default();
+        let mut guards = Vec::new();
+        for range in ranges_of(part.patches.keys().copied(), part.end, size) {
+            guards.push(part.object.core().ranges().exclusive(range).await);
         }
-        for range in runs(part.patches.keys().copied()) {
-            guards.push(part.object.core().ranges().exclusive(range.bytes()).await?);
+        // A size that moved while this waited may ask for other locks.
+        if state.size() == size || part.end <= state.size() {
+            return guards;
         }
-        part.object.state().check_present()?;
     }
-    Ok(guards)
 }
 
-/// Ascending blocks as maximal runs.
-fn runs(blocks: impl Iterator<Item = u64>) -> Vec<FileBlocks> {
-    let mut runs: Vec<FileBlocks> = Vec::new();
-    for block in blocks {
-        match runs.last_mut() {
+/// The ranges to lock for ascending `blocks`, in blocks; one without end if the object grows.
+fn ranges_of(blocks: impl Iterator<Item = u64>, end: u64, size: u64) -> Vec<Range<u64>> {
+    let growing = if end > size { size / BLOCK } else { u64::MAX };
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for block in blocks.take_while(|&block| block < growing) {
+        match ranges.last_mut() {
             Some(last) if last.end == block => last.end += 1,
-            _ => runs.push(FileBlocks::new(block, block + 1)),
+            _ => ranges.push(block..block + 1),
         }
     }
-    runs
+    if growing < u64::MAX {
+        ranges.push(growing..u64::MAX);
+    }
+    ranges
 }
 
 /// Locks the folios, makes them up to date, and builds the new image of each block.
-pub(super) async fn stage(memory: &Memory, parts: &[LoggedPart]) -> Result<Vec<Change>> {
-    let count: usize = parts.iter().map(|p| p.patches.len()).sum();
+async fn stage(memory: &Memory, parts: &[LoggedPart], blocks: usize) -> Result<Staged> {
     let most = memory.capacity_blocks() / 8;
-    if count > most {
-        let why = format!("a transaction over {count} blocks, at most {most} fit this memory");
+    if blocks > most {
+        let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
         return Err(Error::new(ErrorKind::TooLarge, why));
     }
     // Before any folio is locked, because waiting for memory may need folios of others.
-    let mut images = Vec::with_capacity(count);
-    for _ in 0..count {
+    let mut images = Vec::with_capacity(blocks);
+    for _ in 0..blocks {
         images.push(memory.allocate(0, Purpose::Reserved).await?);
     }
-    let mut changes = Vec::with_capacity(count);
+    let mut staged = Staged { folios: Vec::new(), changes: Vec::with_capacity(blocks) };
     for part in parts {
-        let blocks: Vec<u64> = part.patches.keys().copied().collect();
-        let folios = part.object.core().lock_uptodate(&blocks).await?;
-        for (folio, (&block, patches)) in folios.into_iter().zip(&part.patches) {
-            let mut after = images.pop().expect("one image per patched block");
-            let before = folio.image(block);
-            let bytes = after.get_mut().expect("a fresh image has one owner");
-            bytes.copy_from_slice(&before);
-            for patch in patches {
-                bytes[patch.at..patch.at + patch.bytes.len()].copy_from_slice(&patch.bytes);
+        let touched: Vec<u64> = part.patches.keys().copied().collect();
+        let first = staged.folios.len();
+        for grip in part.object.core().lock_uptodate(&touched).await? {
+            staged.folios.push(Held { grip, spare: None });
+        }
+        let mut folio = first;
+        for (&block, patches) in &part.patches {
+            while staged.folios[folio].grip.span().end <= block {
+                folio += 1;
             }
+            let mut after = images.pop().expect("one image per patched block");
+            fill_image(&staged.folios[folio].grip, block, patches, &mut after);
             let object = part.object.clone();
-            changes.push(Change { object, block, folio, before, after, moved: false });
+            staged.changes.push(Change { object, block, folio, after, moved: false });
         }
     }
-    Ok(changes)
+    for held in &mut staged.folios {
+        // Folios of one block take the image itself; larger ones are changed in place, and from
+        // here on nobody can begin to share their memory.
+        if held.grip.order() > 0 && held.grip.needs_spare() {
+            held.spare = Some(memory.allocate(held.grip.order(), Purpose::Reserved).await?);
+        }
+    }
+    Ok(staged)
+}
+
+/// The bytes of `block` in the folio's memory.
+fn within(grip: &Grip, block: u64) -> Range<usize> {
+    let at = (block - grip.span().start) as usize * BLOCK_BYTES;
+    at..at + BLOCK_BYTES
+}
+
+fn fill_image(grip: &Grip, block: u64, patches: &[Patch], after: &mut Buffer) {
+    let bytes = after.get_mut().expect("a fresh image has one owner");
+    let hit = grip.read_at(within(grip, block).start, bytes);
+    assert!(hit, "block {block} was just made up to date");
+    for patch in patches {
+        bytes[patch.at..patch.at + patch.bytes.len()].copy_from_slice(&patch.bytes);
+    }
 }
 
 /// Logs one block: as a delta where it lies, or whole in a fresh place.
-pub(super) async fn place(
+async fn place(
     ground: &Ground,
     txn: &mut MetaTxn,
     ticket: &mut Ticket,
     change: &mut Change,
+    grip: &Grip,
 ) -> Result<()> {
-    let id = change.object.state().id();
-    let found = extent::lookup(txn, id, change.block).await?;
-    let home = match found {
+    let state = change.object.state();
+    let home = match extent::lookup(txn, state.id(), change.block).await? {
         Lookup::Extent(e) if !e.unwritten => Some(e.start),
         _ => None,
     };
     // A delta is only right against what is stored. Unlogged dirty bytes are not stored, and behind
     // the recorded end the device may hold what nobody wrote.
-    let past_end = (change.block + 1) * BLOCK > change.object.state().recorded_size();
-    change.moved = home.is_none() || past_end || change.folio.is_dirty(change.block);
-    let mark = FolioMark { folio: Arc::downgrade(change.folio.folio()), block: change.block };
+    let past_end = (change.block + 1) * BLOCK > state.recorded_size();
+    let stored = home.filter(|_| !past_end && !grip.is_dirty(change.block));
+    let block = (change.block - grip.span().start) as usize;
+    let mark = FolioMark { folio: Arc::downgrade(grip.folio()), block };
     let mark: Option<Arc<dyn HomeMark>> = Some(Arc::new(mark));
-    let at = match home {
-        Some(home) if !change.moved => {
-            txn.log_data(home, Some(&change.before), change.after.clone(), mark)?;
+    let at = match stored {
+        Some(home) => {
+            let memory = grip.memory().expect("an up to date folio has memory");
+            let before = &memory[within(grip, change.block)];
+            txn.log_data(home, Some(before), change.after.clone(), mark);
             home
         }
-        _ => {
+        None => {
             let at = ticket.claim(txn, 1).await?[0].start;
-            txn.log_data(at, None, change.after.clone(), mark)?;
+            txn.log_data(at, None, change.after.clone(), mark);
             remap(txn, ticket, change, at).await?;
             at
         }
     };
+    change.moved = stored.is_none();
     let sum = crc32c::crc32c(&change.after);
     ground.space.store_checksums(txn, at, &[sum]).await
 }
@@ -262,20 +309,30 @@ fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change
     }
 }
 
-/// Puts the images into the folios under the locks that the commit still holds.
-pub(super) fn publish(ground: &Ground, changes: Vec<Change>, lsn: Lsn) {
-    for mut change in changes {
-        assert_eq!(change.after.len(), BLOCK_BYTES, "an image is one block");
-        change.folio.mark_journal(change.block, lsn);
-        change.folio.install(change.block, change.after);
+/// Puts the images into the folios under the locks that the commit still holds, then the sizes.
+fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged, lsn: Lsn) {
+    let Staged { mut folios, changes } = staged;
+    for change in changes {
+        let Held { grip, spare } = &mut folios[change.folio];
+        let own = FileBlocks::new(change.block, change.block + 1);
+        grip.mark_journal(change.block, lsn);
+        if grip.order() == 0 {
+            grip.install(change.after);
+        } else {
+            grip.write(within(grip, change.block).start, &change.after, spare);
+        }
         if change.moved {
-            let cleaned = change.folio.clear_dirty(change.block);
+            let cleaned = grip.clear_dirty(own);
             ground.space.unreserve(cleaned);
         }
         if ground.meta.applied_now() >= lsn {
             // The checkpoint was quicker than this thread, and its call found no mark to clear.
-            change.folio.folio().clear_journal(change.block, lsn);
+            let block = (change.block - grip.span().start) as usize;
+            grip.folio().clear_journal(block, lsn);
         }
+    }
+    for part in parts {
+        part.object.state().grow_size(part.end);
     }
 }
 
@@ -284,9 +341,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_become_maximal_runs() {
-        let found = runs([1, 2, 3, 7, 9, 10].into_iter());
-        let expected = [FileBlocks::new(1, 4), FileBlocks::new(7, 8), FileBlocks::new(9, 11)];
-        assert_eq!(found, expected);
+    fn blocks_become_maximal_ranges() {
+        let found = ranges_of([1, 2, 3, 7, 9, 10].into_iter(), 5, 5);
+        assert_eq!(found, [1..4, 7..8, 9..11]);
+    }
+
+    #[test]
+    fn who_grows_an_object_locks_it_from_the_old_end_on() {
+        let found = ranges_of([1, 2, 3, 9].into_iter(), 10 * BLOCK, 2 * BLOCK + 7);
+        assert_eq!(found, [1..2, 2..u64::MAX]);
+        assert_eq!(
+            ranges_of([].into_iter(), 1, 0),
+            std::iter::once(0..u64::MAX).collect::<Vec<_>>()
+        );
     }
 }

@@ -4,17 +4,18 @@
 //! |---|---|
 //! | [`records`] | the object record in its tree, and removal markers |
 //! | [`state`], [`cookies`] | sizes, health, validity of one open object |
+//! | [`ground`] | what all objects stand on, promises of room |
 //! | [`provider`] | where bytes lie: mapping, placement, remap |
 //! | [`journaled`] | logged writes: the put-folio hook that attaches data to a transaction |
 //! | [`resize`] | truncate, punch, preallocate |
 //! | [`open`], [`table`] | an open object, and all of them |
 
 pub mod cookies;
+pub mod ground;
 pub mod journaled;
 pub mod open;
 pub mod provider;
 pub mod records;
-pub mod reservation;
 pub mod resize;
 pub mod state;
 pub mod table;

@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use foliant_device::Device;
-
 use crate::alloc::Space;
 use crate::alloc::Ticket;
 use crate::error::Result;
@@ -22,28 +20,14 @@ use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
-use crate::kit::poison::Poison;
-use crate::meta::Meta;
 use crate::meta::MetaTxn;
+use crate::object::ground::Ground;
 use crate::object::records;
 use crate::object::state::ObjectState;
 use crate::units::BlockNo;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
 use crate::units::ObjectId;
-
-/// The parts below that every provider of a volume shares.
-#[derive(Clone, Debug)]
-pub struct Ground {
-    /// Metadata blocks and transactions.
-    pub meta: Meta,
-    /// Free space.
-    pub space: Space,
-    /// For the flush between data and mapping.
-    pub device: Device,
-    /// Set when a flush failed.
-    pub poison: Poison,
-}
 
 /// The provider of one open object.
 #[derive(Debug)]
@@ -101,16 +85,6 @@ impl ObjectProvider {
         };
         let blocks = FileBlocks::new(blocks.start, blocks.end.min(end));
         Ok((blocks, kind, cookie_of(blocks)))
-    }
-
-    /// Flushes the device; a failure stops all writes, because nobody can say what it lost.
-    async fn flush(&self) -> Result<()> {
-        let flushed = self.ground.device.flush().await;
-        flushed.map_err(|cause| {
-            let cause = crate::error::Error::from(cause);
-            self.ground.poison.set(cause.clone());
-            cause
-        })
     }
 
     async fn remap(
@@ -187,6 +161,10 @@ impl MappingProvider for ObjectProvider {
         self.state.size()
     }
 
+    fn durable_size(&self) -> u64 {
+        self.state.recorded_size()
+    }
+
     fn publish_size(&self, end: u64) {
         self.state.grow_size(end);
     }
@@ -198,14 +176,20 @@ impl MappingProvider for ObjectProvider {
             self.ground.poison.check()?;
         }
         let sums = intent != MapIntent::Report;
-        let (blocks, kind, cookie) = self.lookup(blocks, sums).await?;
-        let mut promised = 0;
-        if intent == MapIntent::Write {
+        let mut retried = false;
+        loop {
+            let (blocks, kind, cookie) = self.lookup(blocks, sums).await?;
+            if intent != MapIntent::Write {
+                return Ok(Mapping { blocks, kind, cookie, promised: 0 });
+            }
             // The last step, without an await behind it: a dropped future leaves no promise.
-            self.ground.space.reserve(blocks.len())?;
-            promised = blocks.len();
+            match self.ground.space.reserve(blocks.len()) {
+                Ok(()) => return Ok(Mapping { blocks, kind, cookie, promised: blocks.len() }),
+                Err(cause) if retried || !cause.is_no_space() => return Err(cause),
+                Err(cause) if !self.ground.make_room().await? => return Err(cause),
+                Err(_) => retried = true,
+            }
         }
-        Ok(Mapping { blocks, kind, cookie, promised })
     }
 
     fn map_end(&self, mapping: &Mapping, dirtied: u64) {
@@ -259,9 +243,13 @@ impl MappingProvider for ObjectProvider {
     ) -> Result<()> {
         let WritebackBatch { mut ticket } = batch;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
-        self.flush().await?;
+        self.ground.flush().await?;
         let mut txn = self.ground.meta.begin().await?;
+        let written = runs.iter().map(|r| r.placement.blocks.len()).sum();
         if self.state.is_removed() {
+            // The claims go back with the ticket; nobody will ask for these bytes again.
+            drop(ticket);
+            self.ground.space.unreserve(written);
             return Ok(());
         }
         self.remap(&mut txn, &mut ticket, &runs).await?;
@@ -274,7 +262,6 @@ impl MappingProvider for ObjectProvider {
         let remapped: Vec<_> = runs.iter().map(|r| r.placement.blocks).collect();
         let lsn = prepared.commit_with(|lsn| self.state.committed(lsn, grown, &remapped));
         ticket.settle(lsn);
-        let written = remapped.iter().map(|b| b.len()).sum();
         self.ground.space.unreserve(written);
         Ok(())
     }

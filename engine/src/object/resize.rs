@@ -1,19 +1,17 @@
 //! Changes to what an object maps: truncate, punch, preallocate.
 //!
-//! Guarantees: each step is one metadata transaction, in which the cache follows the mapping under
-//! the folio locks that were taken before; a shrinking object reads as zero behind its new end if
-//! it grows again, at once and after a crash. An object with more extents than one transaction can
-//! remove is cut in several; the record is marked in the first one, and `object::table` finishes
-//! the cut when a crash came between.
+//! Guarantees: the cache lets go of blocks before their mapping goes, under the range lock that is
+//! held from before until after; a shrinking object reads as zero behind its new end if it grows
+//! again, at once and after a crash; shrinking and punching whole blocks need no room. An object with
+//! more extents than one transaction can remove is cut in several; the record is marked in the first
+//! one, and `object::table` finishes the cut when a crash came between.
 //!
-//! Does not: zero partial blocks of a punch (that is an ordinary write of zeroes), wait for
-//! durability. Called by `api::object`; runs inside a tracked task, so that a dropped caller
-//! does not leave it half done.
+//! Does not: zero partial blocks of a punch (`iomap::zero` does), wait for durability. Called by
+//! `api::object` and `object::table`; runs inside a tracked task, so that a dropped caller does not
+//! leave it half done.
 
 use std::ops::Range;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::alloc::Ticket;
 use crate::error::Error;
@@ -21,19 +19,11 @@ use crate::error::Result;
 use crate::extent;
 use crate::extent::Extent;
 use crate::extent::Lookup;
-use crate::folio::FolioLock;
-use crate::iomap::contract::MappingProvider;
-use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeGuard;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::meta::MetaTxn;
-use crate::object::journaled;
-use crate::object::journaled::LoggedPart;
-use crate::object::journaled::Patch;
 use crate::object::open::OpenObject;
-use crate::object::provider::Ground;
 use crate::object::records;
-use crate::object::reservation::Reservation;
 use crate::units::BLOCK;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
@@ -44,80 +34,75 @@ const STEP_EXTENTS: usize = 512;
 /// Blocks that one preallocation step claims at most (16 MiB).
 const STEP_BLOCKS: u64 = 4096;
 /// The block behind the last one that an object can have.
-const BLOCKS_END: u64 = OBJECT_BYTES_MAX.div_ceil(BLOCK);
+pub(super) const BLOCKS_END: u64 = OBJECT_BYTES_MAX.div_ceil(BLOCK);
+
+/// The range in bytes, checked. Errors: `InvalidInput` when it runs backwards or leaves the largest
+/// object.
+fn checked(range: &Range<u64>) -> Result<()> {
+    if range.start > range.end || range.end > OBJECT_BYTES_MAX {
+        let why = format!("range {}..{} is not one of an object", range.start, range.end);
+        return Err(Error::invalid(why));
+    }
+    Ok(())
+}
+
+fn check_writable(object: &OpenObject) -> Result<()> {
+    object.state().check()?;
+    object.ground().poison.check()
+}
 
 /// Sets the size. Growing exposes zeroes; shrinking drops what lies behind.
 ///
-/// Errors: `InvalidInput` over the largest size, `NoSpace`, `Closed`, `WritesStopped`, `Device`.
-pub async fn truncate(object: &Arc<OpenObject>, memory: &Memory, size: u64) -> Result<()> {
-    if size > OBJECT_BYTES_MAX {
-        return Err(Error::invalid(format!("size {size} is over the largest, {OBJECT_BYTES_MAX}")));
-    }
-    object.state().check()?;
-    let ground = object.ground();
-    ground.poison.check()?;
-    let _range = lock_behind(object, size).await?;
+/// Errors: `InvalidInput` over the largest size, `NoSpace` (growing over stored bytes), `Closed`,
+/// `WritesStopped`, `Device`.
+pub async fn truncate(object: &Arc<OpenObject>, size: u64) -> Result<()> {
+    checked(&(0..size))?;
+    check_writable(object)?;
+    let held = lock_from(object, size).await;
+    check_writable(object)?;
     if size >= object.state().size() {
-        let old = object.state().size();
-        object.core().extend(old, size).await?;
-        object.provider().publish_size(size);
-        return Ok(());
+        return object.core().grow(&held, size).await;
     }
-    let _still = object.core().pause_writeback().await?;
-    shrink(object, memory, size).await
+    let set_size = || object.state().set_size(size);
+    object.core().truncate_cache(&held, size, set_size).await?;
+    shrink(object, size).await
 }
 
-/// Locks everything from the smaller of the two ends on, the block of that end included.
-async fn lock_behind(object: &OpenObject, size: u64) -> Result<RangeGuard> {
+/// Locks everything from the lower one of `size` and the visible end on, that block included.
+async fn lock_from(object: &OpenObject, size: u64) -> RangeGuard {
     loop {
-        let from = size.min(object.state().size()) / BLOCK * BLOCK;
-        let guard = object.core().ranges().exclusive(from..BLOCKS_END * BLOCK).await?;
-        if size.min(object.state().size()) >= from {
-            return Ok(guard);
+        let from = size.min(object.state().size()) / BLOCK;
+        let guard = object.core().ranges().exclusive(from..u64::MAX).await;
+        if size.min(object.state().size()) / BLOCK >= from {
+            return guard;
         }
         // Somebody shortened the object while this waited: the lock must start lower.
     }
 }
 
-async fn shrink(object: &Arc<OpenObject>, memory: &Memory, size: u64) -> Result<()> {
-    let ground = object.ground();
-    let state = object.state();
+/// The mapping follows the cache, which has let go of everything behind `size`.
+///
+/// Writeback is held still: a batch that was collected before could record its old, larger size
+/// behind this transaction.
+async fn shrink(object: &Arc<OpenObject>, size: u64) -> Result<()> {
+    let (ground, state) = (object.ground(), object.state());
     let behind = FileBlocks::new(size.div_ceil(BLOCK), BLOCKS_END);
-    let tail = tail_part(object, size);
-    let mut changes = journaled::stage(memory, &tail).await?;
-    let dropped = object.core().cache().lock_range(behind).await?;
-    let reserved = Reservation::new(&ground.space, 1)?;
+    let still = object.core().hold_writeback().await;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.space.ticket();
-    for change in &mut changes {
-        journaled::place(ground, &mut txn, &mut ticket, change).await?;
-    }
-    let all = remove_extents(&mut txn, &mut ticket, object, behind).await?;
-    records::set_size(&mut txn, &mut ticket, state.id(), size).await?;
-    records::set_trimming(&mut txn, &mut ticket, state.id(), all.is_some()).await?;
+    let rest = remove_extents(&mut txn, &mut ticket, object, behind).await?;
+    let recorded = size.min(state.recorded_size());
+    records::set_size(&mut txn, &mut ticket, state.id(), recorded).await?;
+    records::set_trimming(&mut txn, &mut ticket, state.id(), rest.is_some()).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
-    let lsn = prepared.commit_with(|lsn| state.committed(lsn, Some(size), &[behind]));
+    let lsn = prepared.commit_with(|lsn| state.committed(lsn, Some(recorded), &[behind]));
     ticket.settle(lsn);
-    drop(reserved);
-    journaled::publish(ground, changes, lsn);
-    state.set_size(size);
-    drop_folios(object, dropped);
-    match all {
+    drop(still);
+    match rest {
         Some(next) => trim(object, FileBlocks::new(next, BLOCKS_END)).await,
         None => Ok(()),
     }
-}
-
-/// The change that zeroes the last block behind the new end, if the end is inside a block.
-fn tail_part(object: &Arc<OpenObject>, size: u64) -> Vec<LoggedPart> {
-    let inside = (size % BLOCK) as usize;
-    if inside == 0 {
-        return Vec::new();
-    }
-    let zeroes = Bytes::from(vec![0; BLOCK as usize - inside]);
-    let patches = [(size / BLOCK, vec![Patch { at: inside, bytes: zeroes }])].into();
-    vec![LoggedPart { object: object.clone(), patches, end: 0 }]
 }
 
 /// Removes up to a step's worth of extents from `blocks`; the answer is where the rest starts.
@@ -130,7 +115,7 @@ async fn remove_extents(
     let id = object.state().id();
     let found = extent::list(txn, id, blocks, STEP_EXTENTS).await?;
     let Some(last) = found.last() else { return Ok(None) };
-    let end = last.at + last.blocks;
+    let end = (last.at + last.blocks).min(blocks.end);
     let freed = extent::replace(txn, ticket, id, FileBlocks::new(blocks.start, end), &[]).await?;
     for span in freed {
         ticket.free(span);
@@ -139,6 +124,8 @@ async fn remove_extents(
 }
 
 /// Removes extents step by step until none is left, then takes the mark off the record.
+///
+/// The caller holds the range lock over `blocks`, or the object is not known to anybody else.
 pub(super) async fn trim(object: &Arc<OpenObject>, mut blocks: FileBlocks) -> Result<()> {
     let ground = object.ground();
     loop {
@@ -159,48 +146,37 @@ pub(super) async fn trim(object: &Arc<OpenObject>, mut blocks: FileBlocks) -> Re
     }
 }
 
-fn drop_folios(object: &OpenObject, folios: Vec<FolioLock>) {
-    let mut dirty = 0;
-    for mut folio in folios {
-        dirty += folio.detach();
-        object.core().cache().remove(&folio);
-    }
-    object.provider().forget_dirty(dirty);
-}
-
-/// Makes the blocks that lie wholly inside `range` holes. Partial blocks at its edges are zeroed
-/// by ordinary writes. Not atomic over more than 512 extents. The size does not change.
+/// Makes the blocks that lie wholly inside `range` holes, and zeroes the rest of it, as far as it
+/// lies below the size. Not atomic over more than 512 extents. The size does not change.
 ///
-/// Errors: `InvalidInput`, `NoSpace` (edges), `Closed`, `WritesStopped`, `Device`.
+/// Errors: `InvalidInput`, `NoSpace` (edges, when the whole blocks gave back nothing), `Closed`,
+/// `WritesStopped`, `Device`.
 pub async fn punch(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {
-    if range.start > range.end {
-        return Err(Error::invalid(format!("range {}..{} runs backwards", range.start, range.end)));
-    }
-    object.state().check()?;
-    object.ground().poison.check()?;
-    let range = range.start..range.end.min(object.state().size());
-    let (first, last) = (range.start.div_ceil(BLOCK), range.end / BLOCK);
-    if range.end <= range.start {
+    checked(&range)?;
+    check_writable(object)?;
+    if range.is_empty() {
         return Ok(());
     }
-    if first > last {
-        return object.core().write_zeroes(range).await;
+    let covering = FileBlocks::covering(&range);
+    let held = object.core().ranges().exclusive(covering.start..covering.end).await;
+    check_writable(object)?;
+    let inner = FileBlocks::new(
+        range.start.div_ceil(BLOCK).min(covering.end),
+        (range.end / BLOCK).max(range.start.div_ceil(BLOCK)),
+    );
+    // The whole blocks first: on a full volume they make the room that the edges need.
+    if !inner.is_empty() {
+        object.core().drop_cached(&held, inner).await?;
+        let mut at = inner.start;
+        while at < inner.end {
+            at = punch_step(object, FileBlocks::new(at, inner.end)).await?;
+        }
     }
-    object.core().write_zeroes(range.start..first * BLOCK).await?;
-    object.core().write_zeroes(last * BLOCK..range.end).await?;
-    let blocks = FileBlocks::new(first, last);
-    let _range = object.core().ranges().exclusive(blocks.bytes()).await?;
-    let _still = object.core().pause_writeback().await?;
-    let mut at = blocks.start;
-    while at < blocks.end {
-        at = punch_step(object, FileBlocks::new(at, blocks.end)).await?;
-    }
-    Ok(())
+    object.core().zero_edges(&held, range).await
 }
 
 async fn punch_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64> {
     let ground = object.ground();
-    let dropped = object.core().cache().lock_range(blocks).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.space.ticket();
     let rest = remove_extents(&mut txn, &mut ticket, object, blocks).await?;
@@ -210,7 +186,6 @@ async fn punch_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64>
     let done = FileBlocks::new(blocks.start, end);
     let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[done]));
     ticket.settle(lsn);
-    drop_folios(object, dropped.into_iter().filter(|f| f.index() < end).collect());
     Ok(end)
 }
 
@@ -219,16 +194,14 @@ async fn punch_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64>
 ///
 /// Errors: `NoSpace` (what was allocated before stays), `InvalidInput`, `Closed`, `Device`.
 pub async fn preallocate(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {
-    if range.start > range.end || range.end > OBJECT_BYTES_MAX {
-        return Err(Error::invalid(format!("range {}..{} is not valid", range.start, range.end)));
-    }
-    object.state().check()?;
-    object.ground().poison.check()?;
+    checked(&range)?;
+    check_writable(object)?;
     let blocks = FileBlocks::covering(&range);
     if blocks.is_empty() {
         return Ok(());
     }
-    let _range = object.core().ranges().exclusive(blocks.bytes()).await?;
+    let _held = object.core().ranges().exclusive(blocks.start..blocks.end).await;
+    check_writable(object)?;
     let mut at = blocks.start;
     while at < blocks.end {
         at = preallocate_step(object, FileBlocks::new(at, blocks.end)).await?;
@@ -238,12 +211,14 @@ pub async fn preallocate(object: &Arc<OpenObject>, range: Range<u64>) -> Result<
 
 async fn preallocate_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64> {
     let ground = object.ground();
+    let step = blocks.len().min(STEP_BLOCKS);
+    // Outside of the transaction, because a checkpoint may have to make the room.
+    let reserved = ground.reserve(step).await?;
     let mut txn = ground.meta.begin().await?;
     let until = match extent::lookup(&txn, object.state().id(), blocks.start).await? {
         Lookup::Extent(e) => return Ok(e.at + e.blocks),
-        Lookup::Hole { until } => until.min(blocks.end).min(blocks.start + STEP_BLOCKS),
+        Lookup::Hole { until } => until.min(blocks.start + step),
     };
-    let reserved = Reservation::new(&ground.space, until - blocks.start)?;
     let mut ticket = ground.space.ticket();
     let spans = ticket.claim(&txn, until - blocks.start).await?;
     insert_unwritten(&mut txn, &mut ticket, object, blocks.start, &spans).await?;
@@ -273,19 +248,21 @@ async fn insert_unwritten(
     Ok(())
 }
 
-/// Makes the size durable that readers see, when no dirty block stands in its way.
+/// Makes the size durable that readers see, as far as no dirty block stands in its way.
 ///
 /// Called by the flusher at the end of a sync. The answer is the transaction to wait for.
 pub async fn record_size(object: &Arc<OpenObject>) -> Result<Lsn> {
     let state = object.state();
-    let _still = object.core().pause_writeback().await?;
-    let size = state.size();
-    let settled = object.core().settled_size(size);
+    let still = object.core().hold_writeback().await;
+    let settled = object.core().settled_now(&still);
     if settled <= state.recorded_size() || state.is_removed() {
         return Ok(state.last_lsn());
     }
     let ground = object.ground();
     let mut txn = ground.meta.begin().await?;
+    if settled <= state.recorded_size() {
+        return Ok(state.last_lsn());
+    }
     let mut ticket = ground.space.ticket();
     records::set_size(&mut txn, &mut ticket, state.id(), settled).await?;
     ticket.record(&mut txn).await?;
@@ -293,11 +270,4 @@ pub async fn record_size(object: &Arc<OpenObject>) -> Result<Lsn> {
     let lsn = prepared.commit_with(|lsn| state.committed(lsn, Some(settled), &[]));
     ticket.settle(lsn);
     Ok(lsn)
-}
-
-/// Drops every cached folio of `blocks`; the caller holds the range and keeps writeback still.
-pub(super) async fn discard_cache(object: &OpenObject, blocks: FileBlocks) -> Result<()> {
-    let dropped = object.core().cache().lock_range(blocks).await?;
-    drop_folios(object, dropped);
-    Ok(())
 }

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
@@ -15,13 +17,12 @@ use crate::alloc::Ticket;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::limits::OBJECT_BYTES_MAX;
+use crate::format::object_record::ObjectRecord;
 use crate::meta::MetaTxn;
+use crate::object::ground::Ground;
 use crate::object::open::OpenObject;
 use crate::object::open::Wing;
-use crate::object::provider::Ground;
 use crate::object::records;
-use crate::object::records::ObjectRecord;
 use crate::object::resize;
 use crate::object::state::ObjectState;
 use crate::units::BLOCK;
@@ -38,12 +39,16 @@ pub struct Table {
     wing: Wing,
     /// Touched for a map look-up at open and close of an object, never across an await.
     open: Mutex<BTreeMap<ObjectId, Arc<OpenObject>>>,
+    /// What objects that were closed since had counted.
+    closed_hits: AtomicU64,
+    closed_misses: AtomicU64,
 }
 
 impl Table {
     /// A registry without open objects.
     pub fn new(ground: Ground, wing: Wing) -> Self {
-        Self { ground, wing, open: Mutex::new(BTreeMap::new()) }
+        let open = Mutex::new(BTreeMap::new());
+        Self { ground, wing, open, closed_hits: 0.into(), closed_misses: 0.into() }
     }
 
     /// The parts below.
@@ -70,11 +75,21 @@ impl Table {
         let record = record
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{id} does not exist")))?;
         let object = self.enter(id, record.size);
-        if record.trimming {
-            let behind = record.size.div_ceil(BLOCK);
-            resize::trim(&object, FileBlocks::new(behind, OBJECT_BYTES_MAX / BLOCK + 1)).await?;
+        if record.flags & records::TRIMMING != 0 {
+            self.finish_trim(&object, record.size).await?;
         }
         Ok(object)
+    }
+
+    async fn finish_trim(&self, object: &Arc<OpenObject>, size: u64) -> Result<()> {
+        let behind = FileBlocks::new(size.div_ceil(BLOCK), resize::BLOCKS_END);
+        let held = object.core().ranges().exclusive(behind.start..u64::MAX).await;
+        // Somebody who opened it at the same time may have written behind the end by now.
+        if object.state().size() == size {
+            object.core().drop_cached(&held, behind).await?;
+            resize::trim(object, behind).await?;
+        }
+        Ok(())
     }
 
     fn enter(&self, id: ObjectId, size: u64) -> Arc<OpenObject> {
@@ -88,13 +103,18 @@ impl Table {
 
     /// Adds a record for a new, empty object inside `txn`; the id is never used again.
     pub async fn make(&self, txn: &mut MetaTxn, ticket: &mut Ticket) -> Result<ObjectId> {
-        use crate::meta::view::BlockWrite;
-        let root = txn.root_mut();
-        let id = ObjectId(root.next_object);
-        root.next_object += 1;
-        root.object_count += 1;
-        records::put(txn, ticket, id, &ObjectRecord::empty()).await?;
-        Ok(id)
+        records::create(txn, ticket, &ObjectRecord::default()).await
+    }
+
+    /// Pieces of reads that the cache had, and reads that had to fetch, since the volume was opened.
+    pub fn reads(&self) -> (u64, u64) {
+        let mut hits = self.closed_hits.load(Ordering::Relaxed);
+        let mut misses = self.closed_misses.load(Ordering::Relaxed);
+        for object in self.open.lock().values() {
+            hits += object.core().counts().hits();
+            misses += object.core().counts().misses();
+        }
+        (hits, misses)
     }
 
     /// Every open object, ascending by id.
@@ -107,9 +127,12 @@ impl Table {
         let mut open = self.open.lock();
         let mut surplus = open.len().saturating_sub(IDLE_OBJECTS_MAX);
         open.retain(|_, object| {
-            let idle = Arc::strong_count(object) == 1 && object.core().is_clean();
-            let close = idle && surplus > 0;
+            let close = surplus > 0 && Arc::strong_count(object) == 1 && object.is_at_rest();
             surplus -= usize::from(close);
+            if close {
+                self.closed_hits.fetch_add(object.core().counts().hits(), Ordering::Relaxed);
+                self.closed_misses.fetch_add(object.core().counts().misses(), Ordering::Relaxed);
+            }
             !close
         });
     }
@@ -123,10 +146,10 @@ impl Table {
             known.unwrap_or_else(|| self.enter(id, 0))
         };
         object.state().mark_removed();
-        let everything = FileBlocks::new(0, OBJECT_BYTES_MAX / BLOCK + 1);
-        let _range = object.core().ranges().exclusive(everything.bytes()).await?;
-        let _still = object.core().pause_writeback().await?;
-        resize::discard_cache(&object, everything).await?;
+        let everything = FileBlocks::new(0, resize::BLOCKS_END);
+        let held = object.core().ranges().exclusive(0..u64::MAX).await;
+        object.core().drop_cached(&held, everything).await?;
+        let _still = object.core().hold_writeback().await;
         resize::trim(&object, everything).await?;
         let mut txn = self.ground.meta.begin().await?;
         let mut ticket = self.ground.space.ticket();

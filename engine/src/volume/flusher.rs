@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::object::table::Table;
+use crate::units::FileBlocks;
 
 /// The flusher looks around this often even when nobody rings.
 const TICK: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ impl Flusher {
     }
 
     async fn write_back(&self, object: &Arc<OpenObject>) -> Result<()> {
-        let written = object.core().writeback_all().await;
+        let written = object.core().write_back(FileBlocks::new(0, u64::MAX)).await;
         written.map(|_| ()).inspect_err(|cause| {
             if !object.state().is_removed() {
                 object.state().mark_failed(cause);
@@ -86,7 +87,7 @@ impl Flusher {
         })
     }
 
-    /// The background loop; returns after `stop` is cancelled and everything is written back.
+    /// The background loop; returns after `stop` is cancelled. Closing writes back what is left.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut quiet = 0;
         while !stop.is_cancelled() {
@@ -101,9 +102,6 @@ impl Flusher {
             }
             self.table.close_idle();
         }
-        if let Err(cause) = self.sync_all().await {
-            tracing::error!(%cause, "closing with data that could not be written back");
-        }
     }
 
     /// Waits for a bell or a tick; whether a bell rang.
@@ -112,8 +110,7 @@ impl Flusher {
         tokio::select! {
             biased;
             () = stop.cancelled() => false,
-            () = wing.dirty.bell().notified() => true,
-            () = wing.memory.bell().notified() => true,
+            () = wing.dirty.flusher().notified() => true,
             () = tokio::time::sleep(TICK) => false,
         }
     }
@@ -121,9 +118,17 @@ impl Flusher {
     /// Writes back every object that has dirty data.
     async fn pass(&self) {
         for object in self.table.all() {
-            if object.core().has_dirty() && object.state().check().is_ok() {
-                // The failure is kept on the object; nobody waits for it here.
-                let _ = self.write_back(&object).await;
+            if object.state().check().is_err() {
+                continue;
+            }
+            // A failure of writeback is kept on the object; nobody waits for it here.
+            if !object.core().is_clean() && self.write_back(&object).await.is_err() {
+                continue;
+            }
+            if object.state().size() > object.state().recorded_size()
+                && let Err(cause) = resize::record_size(&object).await
+            {
+                tracing::warn!(%cause, object = object.state().id().0, "its size is not recorded");
             }
         }
     }

@@ -16,8 +16,8 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::layout::Layout;
 use crate::format::layout::SUPERBLOCKS;
-use crate::format::root::Root;
 use crate::format::superblock;
+use crate::format::superblock::Features;
 use crate::format::superblock::Superblock;
 use crate::journal::Journal;
 use crate::kit::memory::Memory;
@@ -54,17 +54,23 @@ pub async fn make(device: &Device, options: &MakeOptions) -> Result<()> {
     if !options.force {
         refuse_existing(device, &memory).await?;
     }
-    let superblock = Superblock::new(&layout, options.uuid);
+    let superblock = Superblock {
+        uuid: options.uuid,
+        features: Features::default(),
+        device_blocks: blocks,
+        journal_blocks: journal,
+    };
     for at in SUPERBLOCKS {
         write_block(device, &memory, at, &[0; BLOCK_SIZE]).await?;
     }
     device.flush().await?;
     Journal::format(device, &memory, &layout, superblock.volume()).await?;
-    let root = Root { free_blocks: layout.data_blocks(), next_object: 1, ..Root::default() };
+    let root = layout.initial_root();
     Meta::format_root(device, &memory, superblock.volume(), layout.root, &root).await?;
     device.flush().await?;
-    let bytes = superblock.encode();
     for at in SUPERBLOCKS.into_iter().rev() {
+        let mut bytes = [0; BLOCK_SIZE];
+        superblock.encode(at, &mut bytes)?;
         write_block(device, &memory, at, &bytes).await?;
     }
     device.flush().await?;
@@ -95,7 +101,7 @@ async fn refuse_existing(device: &Device, memory: &Memory) -> Result<()> {
         let into = vec![memory.allocate(0, Purpose::Reserved).await?];
         let (buffers, outcome) = device.read(at.0, into).await;
         outcome?;
-        if superblock::looks_like_one(&buffers[0]) {
+        if buffers[0].starts_with(&superblock::MAGIC) {
             let why = "the device holds a store already; force is needed to replace it";
             return Err(Error::new(ErrorKind::AlreadyExists, why));
         }

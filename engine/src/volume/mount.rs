@@ -7,19 +7,18 @@
 //! Does not decide options. Called by `api`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use foliant_device::Device;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::alloc::Space;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::folio::DirtyLimits;
-use crate::format::layout::Layout;
 use crate::format::layout::SUPERBLOCKS;
-use crate::format::superblock;
 use crate::format::superblock::Superblock;
 use crate::iomap::bio::DeviceTransport;
 use crate::journal::Journal;
@@ -27,14 +26,18 @@ use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::poison::Poison;
 use crate::limits::MEMORY_BYTES_MIN;
+use crate::meta::Evicted;
 use crate::meta::Meta;
 use crate::meta::MetaOptions;
 use crate::meta::recover;
 use crate::meta::recover::Recovered;
+use crate::object::ground::Ground;
 use crate::object::open::Wing;
-use crate::object::provider::Ground;
 use crate::object::table::Table;
 use crate::reclaim::Reclaim;
+use crate::reclaim::shrink::ReclaimStats;
+use crate::reclaim::shrinker::Shrinker;
+use crate::reclaim::shrinker::Shrunk;
 use crate::volume::flusher::Flusher;
 
 /// An open volume: the running parts.
@@ -48,8 +51,9 @@ pub struct Volume {
     pub recovered: Recovered,
     /// Blocks that can hold data or metadata.
     pub data_blocks: u64,
-    journal: Journal,
+    closed: AtomicBool,
     tasks: Tasks,
+    reclaiming: Reclaiming,
 }
 
 /// The background loops, and the order in which they stop.
@@ -80,18 +84,20 @@ pub async fn open(device: Device, memory_bytes: u64) -> Result<Volume> {
     let recovered = recover::recover(&device, &memory, &layout, superblock.volume()).await?;
     let poison = Poison::new();
     let volume = superblock.volume();
-    let journal = Journal::open(&device, &memory, &poison, &layout, volume, &recovered).await?;
+    let slot = recovered.slot;
+    let journal = Journal::open(&device, &memory, &poison, &layout, volume, slot).await?;
     let options = MetaOptions::for_volume(volume, layout.root, &memory);
     let meta = Meta::open(&device, &memory, &journal, &poison, options).await?;
-    let ground = ground(&layout, device.clone(), meta, poison).await?;
-    let (wing, reclaim) = wing(memory, device, &ground);
+    let data_blocks = layout.data_blocks();
+    let ground = Ground::new(meta, layout, device.clone(), poison).await?;
+    let (wing, reclaiming) = wing(memory, device, &ground);
     let table = Arc::new(Table::new(ground, wing));
-    let tasks = Tasks::start(&table, &journal, reclaim);
+    let tasks = Tasks::start(&table, &journal, reclaiming.reclaim.clone());
     let flusher = Flusher::new(table.clone(), tasks.tracker.clone());
     let running = flusher.clone().run(tasks.stop.clone());
     tasks.tracker.spawn(running);
-    let data_blocks = layout.data_blocks();
-    let volume = Volume { table, flusher, recovered, data_blocks, journal, tasks };
+    let closed = AtomicBool::new(false);
+    let volume = Volume { table, flusher, recovered, data_blocks, closed, tasks, reclaiming };
     match volume.table.finish_removals().await {
         Ok(_) => Ok(volume),
         Err(cause) => {
@@ -102,40 +108,60 @@ pub async fn open(device: Device, memory_bytes: u64) -> Result<Volume> {
 }
 
 async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock> {
-    let mut copies = Vec::new();
-    for at in SUPERBLOCKS {
+    let mut copies = [None, None];
+    for (copy, at) in copies.iter_mut().zip(SUPERBLOCKS) {
         if at.0 >= device.geometry().blocks {
             continue;
         }
         let into = vec![memory.allocate(0, Purpose::Reserved).await?];
         let (mut buffers, outcome) = device.read(at.0, into).await;
         match outcome {
-            Ok(()) => copies.push(buffers.remove(0)),
+            Ok(()) => *copy = buffers.pop(),
             // The other copy may be whole; without one the choice below says so.
             Err(cause) => tracing::warn!(%cause, "a superblock copy cannot be read"),
         }
     }
-    let slices: Vec<&[u8]> = copies.iter().map(|c| &c[..]).collect();
-    superblock::choose(&slices, device.geometry().blocks)
+    let images = [copies[0].as_deref(), copies[1].as_deref()];
+    let superblock = Superblock::choose(images, device.geometry().blocks)?;
+    if superblock.is_read_only() {
+        let why = "the store uses features that this version may only read, and it cannot open for \
+                   reading alone";
+        return Err(Error::new(ErrorKind::Incompatible, why));
+    }
+    Ok(superblock)
 }
 
-async fn ground(layout: &Layout, device: Device, meta: Meta, poison: Poison) -> Result<Ground> {
-    let space = Space::new(layout.clone(), Arc::new(meta.clone()));
-    let view = meta.read().await;
-    space.load(crate::meta::view::BlockRead::root(&view));
-    drop(view);
-    Ok(Ground { meta, space, device, poison })
+/// The metadata cache as a member of reclaim.
+struct MetaShrinker(Meta);
+
+impl Shrinker for MetaShrinker {
+    fn shrink(&self, blocks: usize) -> Shrunk {
+        let Evicted { examined, freed } = self.0.evict(blocks);
+        Shrunk { examined, freed }
+    }
 }
 
-fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Arc<Reclaim>) {
-    let reclaim = Reclaim::new(memory.clone());
-    reclaim.register(Arc::new(ground.meta.clone()));
-    let as_reclaimer = Arc::downgrade(&reclaim);
-    memory.set_reclaimer(as_reclaimer);
+fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Reclaiming) {
     let dirty = DirtyLimits::new(memory.capacity_blocks());
+    let reclaim = Reclaim::new(memory.clone(), dirty.clone());
+    let shrinker: Arc<dyn Shrinker> = Arc::new(MetaShrinker(ground.meta.clone()));
+    reclaim.shrinkers().register(Arc::downgrade(&shrinker));
     let transport = DeviceTransport::new(device);
-    let lru = reclaim.lru();
-    (Wing { memory, dirty, lru, transport }, reclaim)
+    let residents = reclaim.residents();
+    (Wing { memory, dirty, residents, transport }, Reclaiming { reclaim, _shrinker: shrinker })
+}
+
+/// Reclaim and what takes part in it; both are held weakly elsewhere.
+#[derive(Clone)]
+struct Reclaiming {
+    reclaim: Arc<Reclaim>,
+    _shrinker: Arc<dyn Shrinker>,
+}
+
+impl std::fmt::Debug for Reclaiming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.reclaim.stats())
+    }
 }
 
 impl Tasks {
@@ -174,22 +200,51 @@ fn spawn_guarded(
 }
 
 impl Volume {
+    /// Errors: `Closed` once closing has begun.
+    pub fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Error::new(ErrorKind::Closed, "the engine is closed")),
+        }
+    }
+
+    /// Whether closing has begun.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// What reclaim did since open.
+    pub fn reclaim_stats(&self) -> ReclaimStats {
+        self.reclaiming.reclaim.stats()
+    }
+
     /// Writes everything back, checkpoints, stops the loops and closes the device.
     ///
-    /// Errors: the first thing that could not be made durable. All steps are taken anyway. Dropping
-    /// the future does not stop the closing.
+    /// Errors: `Closed` when somebody has closed it before, else the first thing that could not be
+    /// made durable; all steps are taken anyway. Dropping the future does not stop the closing.
     pub async fn close(&self) -> Result<()> {
+        self.check_open()?;
         let closing = tokio::spawn(self.closing());
         closing.await.map_err(|cause| {
             Error::new(ErrorKind::Closed, format!("closing did not finish: {cause}"))
         })?
     }
 
+    /// Starts closing on the current runtime, for a caller who cannot wait.
+    pub fn close_in_background(&self) {
+        let closing = self.closing();
+        tokio::spawn(async move {
+            if let Err(cause) = closing.await {
+                tracing::error!(%cause, "an engine that was dropped could not close");
+            }
+        });
+    }
+
     /// The steps of closing, as a future that needs nothing of its maker.
-    pub fn closing(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+    fn closing(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        self.closed.store(true, Ordering::Release);
         let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
-        let ground = self.table.ground().clone();
-        let journal = self.journal.clone();
+        let (ground, reclaiming) = (self.table.ground().clone(), self.reclaiming.clone());
         async move {
             tasks.stop.cancel();
             let synced = flusher.sync_all().await;
@@ -200,7 +255,7 @@ impl Volume {
             tasks.stop_log.cancel();
             tasks.tracker.close();
             tasks.tracker.wait().await;
-            drop(journal);
+            drop(reclaiming);
             let closed = ground.device.close().await.map_err(Error::from);
             synced.and(home).and(closed)
         }

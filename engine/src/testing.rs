@@ -1,0 +1,16 @@
+//! What this crate's own integration tests need to know of the format. Not part of the API.
+//!
+//! Does nothing in production: it exists with the feature `testing` alone.
+
+use crate::format::layout::SUPERBLOCKS;
+use crate::format::superblock;
+
+/// The blocks of the superblock's copies.
+pub fn superblocks() -> [u64; 2] {
+    SUPERBLOCKS.map(|at| at.0)
+}
+
+/// Makes the superblock in `image` one of the next, unknown format version, with a right checksum.
+pub fn make_superblock_newer(image: &mut [u8]) {
+    superblock::make_newer(image);
+}
