@@ -26,8 +26,8 @@
 //! * The caller bounds how many requests it has in flight; a device may also make a request wait
 //!   for a free slot.
 //!
-//! Implementations: `backend::{file, block, threads, mem}`, `sim::disk`, and the decorators of
-//! `wrap`. `conformance` (feature `testing`) checks every clause above that can be checked from
+//! Implementations: `backend::{ring, threads, mem}`, `sim::device`, and the decorators
+//! `wrap::{count, delay}`. `conformance` (feature `testing`) checks every clause above that can be checked from
 //! outside.
 
 use std::fmt;
@@ -118,6 +118,11 @@ impl Device {
     /// Wraps a shared implementation, for callers that keep a typed handle as well.
     pub fn from_arc(inner: Arc<dyn BlockDevice>) -> Self {
         Self { inner }
+    }
+
+    /// The implementation, for decorators: what goes through them was checked once already.
+    pub(crate) fn into_inner(self) -> Arc<dyn BlockDevice> {
+        self.inner
     }
 
     /// Size and abilities.

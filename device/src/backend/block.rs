@@ -38,14 +38,16 @@ pub(super) fn open(path: &Path, bytes_min: u64) -> Result<Store> {
     }
     let rdev = opened.file.metadata().map_err(|e| failed("reading its number", e))?.rdev();
     let queue = Queue::of(rdev);
+    let zeroes = queue.number("write_zeroes_max_bytes") > 0;
     let geometry = Geometry {
         blocks: bytes / BLOCK_SIZE as u64,
         logical_block_bytes: logical.max(opened.offset_alignment),
         physical_block_bytes: physical.max(logical),
         memory_alignment_bytes: opened.memory_alignment,
         volatile_cache: !opened.direct || queue.text("write_cache") != Some("write through".into()),
-        discard: queue.number("discard_max_bytes") > 0,
-        write_zeroes: queue.number("write_zeroes_max_bytes") > 0,
+        // Blocks are given back by punching a hole, which the kernel does with an unmapping zeroing.
+        discard: queue.number("discard_max_bytes") > 0 && zeroes,
+        write_zeroes: zeroes,
     };
     Ok(Store { file: opened.file, path: path.into(), geometry, notes: opened.notes })
 }

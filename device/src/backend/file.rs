@@ -16,6 +16,7 @@ use crate::backend::store::Store;
 use crate::backend::store::open_error;
 use crate::backend::store::open_failed;
 use crate::backend::store::open_locked;
+use crate::error::DeviceError;
 use crate::error::DeviceErrorKind;
 use crate::error::Result;
 use crate::geometry::BLOCK_SIZE;
@@ -32,7 +33,9 @@ pub(super) struct Create {
 pub(super) fn open(path: &Path, create: Option<Create>) -> Result<Store> {
     let fresh = create.is_some() && create_new(path)?;
     let store = open_prepared(path, create);
-    if store.is_err() && fresh {
+    // Between creating and locking, somebody else may have made the file theirs.
+    let ours = |error: &DeviceError| error.kind != DeviceErrorKind::Locked;
+    if fresh && store.as_ref().is_err_and(ours) {
         let _ = std::fs::remove_file(path);
     }
     store

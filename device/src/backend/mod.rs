@@ -1,9 +1,10 @@
 //! The devices one can open: regular file, block device, memory, and the thread-pool fallback.
 //!
 //! [`OpenOptions`] finds out what a path is, prepares it (`file`, `block`), and puts the machinery
-//! on top: the ring (`ring`) or threads (`threads`).
+//! on top: the ring (`ring`) or threads (`threads`, which make the blocking calls in `calls`).
 
 mod block;
+mod calls;
 mod file;
 pub mod mem;
 mod open;

@@ -54,7 +54,9 @@ pub(super) fn open_error(path: &Path, kind: DeviceErrorKind, detail: &str) -> De
 /// An error of opening, from the system.
 pub(super) fn open_failed(path: &Path, doing: &str, cause: &io::Error) -> DeviceError {
     let mut error = DeviceError::from_io(Operation::Open, 0, 0, cause);
-    if cause.kind() == io::ErrorKind::NotFound {
+    // A path or a size that cannot be is the caller's mistake, not the medium's.
+    let callers = [io::ErrorKind::NotFound, io::ErrorKind::FileTooLarge];
+    if callers.contains(&cause.kind()) {
         error.kind = DeviceErrorKind::InvalidInput;
     }
     error.detail = format!("{}: {doing}: {cause}", path.display());

@@ -1,25 +1,26 @@
 //! The fallback where no ring can be had: blocking calls on the runtime's blocking threads.
 //!
-//! Guarantees what the contract says: a request is handed to a thread when the method is called, and
-//! runs to its end whatever becomes of its future; short transfers are finished here. At most `depth`
-//! requests run at once; more wait in line. When the runtime is shut down, requests that no thread
-//! has begun fail with `Gone`.
+//! Guarantees what the contract says: a request is handed to a thread when the method is called (or
+//! stands in line for one), and runs to its end whatever becomes of its future. At most `depth`
+//! requests run at once; more wait in order. When the runtime is shut down, requests that no thread
+//! has begun fail with `Gone`; a read's buffers are freed then instead of coming back.
 //!
-//! Does not gather requests, so each costs a thread switch. Called by `open`.
+//! Does not gather requests, so each costs a thread switch. Called by `open`; the calls themselves
+//! are in `calls`.
 
 use std::fs::File;
-use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
-use rustix::fs::FallocateFlags;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::io::ReadWriteFlags;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::calls;
 use crate::backend::store::Store;
 use crate::backend::store::open_error;
 use crate::buffer::Buffer;
@@ -37,31 +38,23 @@ use crate::geometry::BLOCK_SIZE;
 use crate::geometry::Geometry;
 use crate::meters::Meters;
 
-/// Segments of one system call; the kernel takes 1024.
-const VECTORS_MAX: usize = 1024;
-
 /// A file or block device served by blocking calls.
 #[derive(Debug)]
 pub(super) struct ThreadsDevice {
-    shared: Arc<Shared>,
+    /// `None` once closed. Locked while a request is handed over, so that closing, which takes the
+    /// file out, waits for every request that found it.
+    file: Mutex<Option<Arc<File>>>,
+    /// Requests that may run at once; fair, so that none starves.
+    turns: Arc<Semaphore>,
+    tracker: TaskTracker,
     runtime: Handle,
     geometry: Geometry,
     reason: String,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// Closing the last handle gives up the lock.
-    file: File,
-    closed: AtomicBool,
-    /// Requests that may run at once; fair, so that none starves.
-    turns: Semaphore,
-    tracker: TaskTracker,
-    meters: Meters,
+    meters: Arc<Meters>,
 }
 
 /// Where a request lies, for its error.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Place {
     op: Operation,
     offset: u64,
@@ -97,41 +90,71 @@ impl ThreadsDevice {
             reason.push_str("; ");
             reason.push_str(note);
         }
-        let shared = Shared {
-            file,
-            closed: AtomicBool::new(false),
-            turns: Semaphore::new(depth as usize),
-            tracker: TaskTracker::new(),
-            meters: Meters::new("threads"),
-        };
-        Ok(Self { shared: Arc::new(shared), runtime, geometry, reason })
+        let tracker = TaskTracker::new();
+        tracker.close();
+        Ok(Self {
+            file: Mutex::new(Some(Arc::new(file))),
+            turns: Arc::new(Semaphore::new(depth as usize)),
+            tracker,
+            runtime,
+            geometry,
+            reason,
+            meters: Arc::new(Meters::new("threads")),
+        })
     }
 
-    /// Runs `work` on a blocking thread, from now on; `T` is what comes back without one.
-    fn start_request<T: Send + 'static>(
+    fn granule(&self) -> usize {
+        self.geometry.logical_block_bytes as usize
+    }
+
+    /// Runs `work` with its memory on a blocking thread, from now on. The memory comes back with
+    /// the result, except from a runtime that has ended.
+    fn start_request<M: Send + 'static>(
         &self,
         place: Place,
-        work: impl FnOnce(&File) -> (T, Result<()>) + Send + 'static,
-    ) -> IoFuture<Result<(T, Result<()>)>> {
-        let shared = self.shared.clone();
-        shared.meters.accepted(place.op, place.len);
-        let closed = shared.closed.load(Ordering::Acquire);
-        let runtime = self.runtime.clone();
-        let task = (!closed).then(|| {
-            let task = async move {
-                let _turn = shared.turns.acquire().await.expect("never closed");
-                let inner = shared.clone();
-                let done = runtime.spawn_blocking(move || work(&inner.file)).await;
-                done.map_err(|_| place.gone())
-            };
-            self.shared.tracker.spawn_on(task, &self.runtime)
+        mut memory: M,
+        work: impl FnOnce(&File, &mut M) -> std::result::Result<(), Errno> + Send + 'static,
+    ) -> IoFuture<(Option<M>, Result<()>)> {
+        self.meters.accepted(place.op, place.len);
+        let guard = self.file.lock();
+        let Some(file) = guard.clone() else {
+            return Box::pin(async move { (Some(memory), Err(place.gone())) });
+        };
+        let token = self.tracker.token();
+        let meters = self.meters.clone();
+        let (sender, receiver) = oneshot::channel();
+        self.run(move |turn| {
+            let result = work(&file, &mut memory).map_err(|e| place.failed(e));
+            if result.is_err() {
+                meters.failed();
+            }
+            // Given up before the result is told: who sees it may open the store at once.
+            drop(file);
+            drop(turn);
+            // A future that was dropped does not want it.
+            let _ = sender.send((memory, result));
+            drop(token);
         });
+        drop(guard);
         Box::pin(async move {
-            match task {
-                Some(task) => task.await.map_err(|_| place.gone())?,
-                None => Err(place.gone()),
+            match receiver.await {
+                Ok((memory, result)) => (Some(memory), result),
+                Err(_) => (None, Err(place.gone())),
             }
         })
+    }
+
+    fn run(&self, job: impl FnOnce(OwnedSemaphorePermit) + Send + 'static) {
+        match self.turns.clone().try_acquire_owned() {
+            Ok(turn) => drop(self.runtime.spawn_blocking(move || job(turn))),
+            Err(_) => {
+                let (turns, runtime) = (self.turns.clone(), self.runtime.clone());
+                self.runtime.spawn(async move {
+                    let turn = turns.acquire_owned().await.expect("never closed");
+                    runtime.spawn_blocking(move || job(turn));
+                });
+            }
+        }
     }
 
     fn simple(
@@ -139,52 +162,9 @@ impl ThreadsDevice {
         place: Place,
         work: impl FnOnce(&File) -> std::result::Result<(), Errno> + Send + 'static,
     ) -> IoFuture<Result<()>> {
-        let request =
-            self.start_request(place, move |file| ((), work(file).map_err(|e| place.failed(e))));
-        Box::pin(async move { request.await?.1 })
+        let request = self.start_request(place, (), move |file, ()| work(file));
+        Box::pin(async move { request.await.1 })
     }
-}
-
-/// Fills one buffer from `offset` on.
-fn read_whole(file: &File, mut offset: u64, mut into: &mut [u8]) -> std::result::Result<(), Errno> {
-    while !into.is_empty() {
-        match rustix::io::pread(file, &mut *into, offset) {
-            // The capacity was checked: an end inside means that the file was cut off.
-            Ok(0) => return Err(Errno::IO),
-            Ok(count) => {
-                offset += count as u64;
-                into = &mut into[count..];
-            }
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// Writes all segments from `offset` on.
-fn write_whole(
-    file: &File,
-    mut offset: u64,
-    from: &[Segment],
-    flags: ReadWriteFlags,
-) -> std::result::Result<(), Errno> {
-    for chunk in from.chunks(VECTORS_MAX) {
-        let mut slices: Vec<IoSlice<'_>> = chunk.iter().map(|s| IoSlice::new(s)).collect();
-        let mut rest = &mut slices[..];
-        while !rest.is_empty() {
-            match rustix::io::pwritev2(file, rest, offset, flags) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(count) => {
-                    offset += count as u64;
-                    IoSlice::advance_slices(&mut rest, count);
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-    Ok(())
 }
 
 impl BlockDevice for ThreadsDevice {
@@ -199,26 +179,13 @@ impl BlockDevice for ThreadsDevice {
     fn read(&self, block: u64, into: Vec<Buffer>) -> IoFuture<ReadOutcome> {
         let count = into.iter().map(Buffer::blocks).sum::<usize>() as u64;
         let place = Place::new(Operation::Read, block, count);
-        let request = self.start_request(place, move |file| {
-            let mut into = into;
-            let mut offset = place.offset;
-            let mut outcome = Ok(());
-            for buffer in &mut into {
-                let len = buffer.len() as u64;
-                let bytes = buffer.get_mut().expect("the handle checked that it is unique");
-                outcome = read_whole(file, offset, bytes).map_err(|e| place.failed(e));
-                if outcome.is_err() {
-                    break;
-                }
-                offset += len;
-            }
-            (into, outcome)
+        let granule = self.granule();
+        let request = self.start_request(place, into, move |file, into| {
+            calls::read(file, place.offset, into, granule)
         });
         Box::pin(async move {
-            match request.await {
-                Ok(done) => done,
-                Err(gone) => (Vec::new(), Err(gone)),
-            }
+            let (into, result) = request.await;
+            (into.unwrap_or_default(), result)
         })
     }
 
@@ -229,41 +196,38 @@ impl BlockDevice for ThreadsDevice {
             Persist::Cached => ReadWriteFlags::empty(),
             Persist::Durable => ReadWriteFlags::DSYNC,
         };
-        self.simple(place, move |file| write_whole(file, place.offset, &from, flags))
+        let granule = self.granule();
+        self.simple(place, move |file| calls::write(file, place.offset, &from, flags, granule))
     }
 
     fn flush(&self) -> IoFuture<Result<()>> {
-        let place = Place::new(Operation::Flush, 0, 0);
-        self.simple(place, |file| rustix::fs::fdatasync(file))
+        self.simple(Place::new(Operation::Flush, 0, 0), calls::flush)
     }
 
     fn discard(&self, block: u64, count: u64) -> IoFuture<Result<()>> {
         let place = Place::new(Operation::Discard, block, count);
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         self.simple(place, move |file| match place.len {
             0 => Ok(()),
-            len => rustix::fs::fallocate(file, flags, place.offset, len),
+            len => calls::discard(file, place.offset, len),
         })
     }
 
     fn write_zeroes(&self, block: u64, count: u64) -> IoFuture<Result<()>> {
         let place = Place::new(Operation::WriteZeroes, block, count);
-        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        let granule = self.granule();
         self.simple(place, move |file| match place.len {
             0 => Ok(()),
-            len => rustix::fs::fallocate(file, flags, place.offset, len),
+            len => calls::zero(file, place.offset, len, granule),
         })
     }
 
     fn close(&self) -> IoFuture<Result<()>> {
-        self.shared.closed.store(true, Ordering::Release);
-        let shared = self.shared.clone();
+        // The last request that still has the file closes it, and with it gives up the lock.
+        drop(self.file.lock().take());
+        let tracker = self.tracker.clone();
         Box::pin(async move {
-            shared.tracker.close();
-            shared.tracker.wait().await;
-            let unlocked =
-                rustix::fs::flock(&shared.file, rustix::fs::FlockOperation::NonBlockingUnlock);
-            unlocked.map_err(|e| Place::new(Operation::Close, 0, 0).failed(e))
+            tracker.wait().await;
+            Ok(())
         })
     }
 }

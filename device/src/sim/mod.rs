@@ -1,1 +1,32 @@
-//! The simulated disk.
+//! A simulated disk: volatile and durable content, power cuts, faults, and a record of requests.
+//!
+//! A [`SimDisk`] is the medium. It outlives the handles plugged into it with [`SimDisk::attach`],
+//! and the power cuts that end them. Everything random (delays, order, what a cut leaves) comes
+//! from one seed, so that with a deterministic runtime one seed replays one run.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `disk` | the medium as its owner sees it: attach, cut, faults, peek, trace |
+//! | `device` | the medium as an engine sees it: a `BlockDevice` |
+//! | `platter` | requests between their start and their end, on virtual time |
+//! | `image` | what is there, what is only cached, and what a cut leaves of it |
+//! | `plan` | which request meets which fault |
+//! | `trace` | requests in the order of their starts and ends |
+//! | `rng` | the seeded generator |
+
+mod device;
+mod disk;
+mod image;
+mod plan;
+mod platter;
+mod rng;
+mod trace;
+
+pub use device::SimDevice;
+pub use disk::SimDisk;
+pub use disk::SimOptions;
+pub use plan::Fault;
+pub use plan::FaultRule;
+pub use plan::RuleId;
+pub use rng::Rng;
+pub use trace::Record;

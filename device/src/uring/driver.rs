@@ -134,7 +134,7 @@ impl Driver {
         let mut slots = self.shared.slots.lock();
         let state = match slots.insert(request) {
             Ok(key) => TicketState::Waiting(key),
-            Err((request, error)) => TicketState::Refused(request, error),
+            Err(refused) => TicketState::Refused(refused),
         };
         self.shared.queued.store(true, Ordering::Relaxed);
         let wake = std::mem::take(&mut slots.driver_sleeps);
@@ -191,7 +191,8 @@ pub(crate) struct Ticket {
 
 enum TicketState {
     Waiting(Key),
-    Refused(Request, DeviceError),
+    /// Boxed, because it is rare and every future has room for the largest state.
+    Refused(Box<(Request, DeviceError)>),
     Taken,
 }
 
@@ -201,7 +202,10 @@ impl Future for Ticket {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let key = match std::mem::replace(&mut self.state, TicketState::Taken) {
             TicketState::Waiting(key) => key,
-            TicketState::Refused(request, error) => return Poll::Ready((request, Err(error))),
+            TicketState::Refused(refused) => {
+                let (request, error) = *refused;
+                return Poll::Ready((request, Err(error)));
+            }
             TicketState::Taken => unreachable!("polled after it was ready"),
         };
         self.shared.reap_if_free();
@@ -307,7 +311,7 @@ impl Shared {
                 self.bell.notify_one();
             }
         }
-        (0..harvest.errors).for_each(|_| self.meters.failed());
+        (0..std::mem::take(&mut harvest.errors)).for_each(|_| self.meters.failed());
     }
 
     /// Reaps for all unless somebody else is at it.

@@ -35,6 +35,11 @@ const ZEROES_BYTES: usize = 64 << 10;
 
 static ZEROES: Zeroes = Zeroes([0; ZEROES_BYTES]);
 
+/// Aligned zeroes that live for ever.
+pub(crate) fn zeroes() -> &'static [u8] {
+    &ZEROES.0
+}
+
 /// How a range is made to read as zero; tried in this order until the store knows one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ZeroWay {
@@ -199,14 +204,16 @@ impl Request {
             Work::Write { durable: true, .. } => libc::RWF_DSYNC,
             _ => 0,
         };
+        let index = ring.buffer_index(&self.vectors);
         if self.vectors.len() > 1 {
-            return match self.work {
-                Work::Read(_) => file.readv(&self.vectors, at),
-                _ => file.writev(&self.vectors, at, flags),
+            return match (&self.work, index) {
+                (Work::Read(_), Some(index)) => file.readv_fixed(&self.vectors, at, index),
+                (Work::Read(_), None) => file.readv(&self.vectors, at),
+                (_, Some(index)) => file.writev_fixed(&self.vectors, at, index, flags),
+                (_, None) => file.writev(&self.vectors, at, flags),
             };
         }
         let (memory, len) = self.first_piece();
-        let index = ring.buffer_index(memory, len as usize);
         match (&self.work, index) {
             (Work::Read(_), Some(index)) => file.read_fixed(memory.cast_mut(), len, at, index),
             (Work::Read(_), None) => file.read(memory.cast_mut(), len, at),
@@ -301,9 +308,11 @@ trait UseFile: Sized {
     fn read(self, at: *mut u8, len: u32, offset: u64) -> Entry;
     fn read_fixed(self, at: *mut u8, len: u32, offset: u64, index: u16) -> Entry;
     fn readv(self, vectors: &Vectors, offset: u64) -> Entry;
+    fn readv_fixed(self, vectors: &Vectors, offset: u64, index: u16) -> Entry;
     fn write(self, at: *const u8, len: u32, offset: u64, flags: i32) -> Entry;
     fn write_fixed(self, at: *const u8, len: u32, offset: u64, index: u16, flags: i32) -> Entry;
     fn writev(self, vectors: &Vectors, offset: u64, flags: i32) -> Entry;
+    fn writev_fixed(self, vectors: &Vectors, offset: u64, index: u16, flags: i32) -> Entry;
     fn fsync(self) -> Entry;
     fn fallocate(self, offset: u64, len: u64, mode: i32) -> Entry;
 }
@@ -321,6 +330,11 @@ macro_rules! rows {
                 let count = vectors.len() as u32;
                 opcode::Readv::new(self, vectors.as_ptr(), count).offset(offset).build()
             }
+            fn readv_fixed(self, vectors: &Vectors, offset: u64, index: u16) -> Entry {
+                let count = vectors.len() as u32;
+                let row = opcode::ReadvFixed::new(self, vectors.as_ptr(), count, index);
+                row.offset(offset).build()
+            }
             fn write(self, at: *const u8, len: u32, offset: u64, flags: i32) -> Entry {
                 opcode::Write::new(self, at, len).offset(offset).rw_flags(flags).build()
             }
@@ -337,6 +351,11 @@ macro_rules! rows {
             }
             fn writev(self, vectors: &Vectors, offset: u64, flags: i32) -> Entry {
                 let row = opcode::Writev::new(self, vectors.as_ptr(), vectors.len() as u32);
+                row.offset(offset).rw_flags(flags).build()
+            }
+            fn writev_fixed(self, vectors: &Vectors, offset: u64, index: u16, flags: i32) -> Entry {
+                let count = vectors.len() as u32;
+                let row = opcode::WritevFixed::new(self, vectors.as_ptr(), count, index);
                 row.offset(offset).rw_flags(flags).build()
             }
             fn fsync(self) -> Entry {
@@ -359,16 +378,19 @@ mod tests {
     use crate::geometry::BLOCK_SIZE;
     use proptest::prelude::*;
 
+    /// A read into as many buffers, no two of which touch.
     fn read_of(blocks: usize) -> Request {
-        let arena = Arena::new(blocks * BLOCK_SIZE).unwrap();
-        let into = (0..blocks).map(|_| arena.allocate(0).unwrap()).collect();
+        let arena = Arena::new(2 * blocks * BLOCK_SIZE).unwrap();
+        let mut all: Vec<Buffer> = (0..2 * blocks).map(|_| arena.allocate(0).unwrap()).collect();
+        all.sort_by_key(|buffer| buffer.as_raw());
+        let into = all.into_iter().step_by(2).collect();
         Request::new(Work::Read(into), 0, (blocks * BLOCK_SIZE) as u64)
     }
 
     /// The addresses that the next entry would name, as (address, length).
     fn asked(request: &mut Request) -> Vec<(usize, usize)> {
         request.gather();
-        request.vectors.pieces()
+        request.vectors.pieces().collect()
     }
 
     proptest! {
@@ -407,6 +429,20 @@ mod tests {
         assert_eq!(asked(&mut request).len(), 7);
         let moved = (7 * BLOCK_SIZE) as i32;
         assert!(matches!(request.judge(moved, 512), Verdict::Finished(Ok(()))));
+    }
+
+    #[test]
+    fn memory_that_touches_is_one_piece() {
+        let arena = Arena::new(8 * BLOCK_SIZE).unwrap();
+        let whole = Segment::from(arena.allocate(3).unwrap());
+        let part = |from: usize, to: usize| whole.slice(from * BLOCK_SIZE..to * BLOCK_SIZE);
+        let from = vec![part(0, 1), part(1, 4), part(6, 7), part(4, 6), part(6, 8)];
+        let work = Work::Write { from, durable: false };
+        let mut request = Request::new(work, 0, 9 * BLOCK_SIZE as u64);
+        let lengths: Vec<usize> = asked(&mut request).iter().map(|p| p.1 / BLOCK_SIZE).collect();
+        assert_eq!(lengths, [4, 1, 4]);
+        assert!(matches!(request.judge(5 * BLOCK_SIZE as i32, 512), Verdict::Again));
+        assert_eq!(asked(&mut request).len(), 1, "what is left touches");
     }
 
     #[test]

@@ -63,8 +63,15 @@ const OPCODES: [(u8, &str); 8] = [
     (opcode::Fallocate::CODE, "FALLOCATE"),
 ];
 
-/// Whether the ring can do all that is needed.
-pub(crate) fn check(ring: &IoUring) -> Result<(), Missing> {
+/// What a ring can do beyond what is needed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Abilities {
+    /// `READV_FIXED` and `WRITEV_FIXED`.
+    pub(crate) registered_vectors: bool,
+}
+
+/// Whether the ring can do all that is needed, and what else.
+pub(crate) fn check(ring: &IoUring) -> Result<Abilities, Missing> {
     let features = [
         (ring.params().is_feature_nodrop(), "NODROP (completions are never lost)"),
         (ring.params().is_feature_submit_stable(), "SUBMIT_STABLE"),
@@ -77,7 +84,10 @@ pub(crate) fn check(ring: &IoUring) -> Result<(), Missing> {
     ring.submitter().register_probe(&mut probe).map_err(|_| Missing::Feature("PROBE"))?;
     match OPCODES.iter().find(|(code, _)| !probe.is_supported(*code)) {
         Some((_, name)) => Err(Missing::Opcode(name)),
-        None => Ok(()),
+        None => Ok(Abilities {
+            registered_vectors: probe.is_supported(opcode::ReadvFixed::CODE)
+                && probe.is_supported(opcode::WritevFixed::CODE),
+        }),
     }
 }
 

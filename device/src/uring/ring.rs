@@ -45,8 +45,14 @@ impl Vectors {
         self.0.clear();
     }
 
-    /// Adds one piece of memory.
+    /// Adds one piece of memory; pieces that touch become one.
     pub(crate) fn push(&mut self, at: *const u8, len: usize) {
+        if let Some(last) = self.0.last_mut()
+            && last.iov_base as usize + last.iov_len == at as usize
+        {
+            last.iov_len += len;
+            return;
+        }
         self.0.push(libc::iovec { iov_base: at.cast_mut().cast(), iov_len: len });
     }
 
@@ -60,10 +66,9 @@ impl Vectors {
         self.0.first().map(|piece| (piece.iov_base.cast_const().cast(), piece.iov_len))
     }
 
-    /// All pieces as numbers, for tests.
-    #[cfg(test)]
-    pub(crate) fn pieces(&self) -> Vec<(usize, usize)> {
-        self.0.iter().map(|piece| (piece.iov_base as usize, piece.iov_len)).collect()
+    /// All pieces, as addresses that nobody here follows.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.0.iter().map(|piece| (piece.iov_base as usize, piece.iov_len))
     }
 
     /// Where the kernel finds the pieces; stable until the next `push`.
@@ -91,6 +96,8 @@ pub(crate) struct Ring {
     uring: IoUring,
     file: File,
     file_is_registered: bool,
+    /// The kernel takes several pieces of registered memory in one entry (since 6.15).
+    vectors_may_be_registered: bool,
     /// Keys of entries that were pushed and not yet taken by the kernel, oldest first.
     staged: VecDeque<u64>,
     /// Entries that were given up on still stand in the queue: it must not be entered again.
@@ -106,9 +113,10 @@ impl Ring {
             Ok(uring) => uring,
             Err(missing) => return Err((missing, file)),
         };
-        if let Err(missing) = probe::check(&uring) {
-            return Err((missing, file));
-        }
+        let abilities = match probe::check(&uring) {
+            Ok(abilities) => abilities,
+            Err(missing) => return Err((missing, file)),
+        };
         assert!(uring.params().sq_entries() >= depth, "the ring is smaller than asked");
         assert!(uring.params().cq_entries() >= 2 * depth, "completions could overflow");
         let file_is_registered = uring.submitter().register_files(&[file.as_raw_fd()]).is_ok();
@@ -116,6 +124,7 @@ impl Ring {
             uring,
             file,
             file_is_registered,
+            vectors_may_be_registered: abilities.registered_vectors,
             staged: VecDeque::new(),
             broken: false,
             arena: None,
@@ -145,10 +154,20 @@ impl Ring {
         Ok(())
     }
 
-    /// The registered buffer that holds these bytes, if one does.
-    pub(crate) fn buffer_index(&self, at: *const u8, len: usize) -> Option<BufferIndex> {
+    /// The registered buffer that holds all pieces, if there is one that an entry may name.
+    pub(crate) fn buffer_index(&self, vectors: &Vectors) -> Option<BufferIndex> {
+        if vectors.len() > 1 && !self.vectors_may_be_registered {
+            return None;
+        }
+        let mut pieces = vectors.pieces();
+        let (at, len) = pieces.next()?;
+        let index = self.chunk_of(at, len)?;
+        pieces.all(|(at, len)| self.chunk_of(at, len) == Some(index)).then_some(index)
+    }
+
+    fn chunk_of(&self, at: usize, len: usize) -> Option<BufferIndex> {
         let (base, bytes) = self.arena.as_ref()?.mapping();
-        let offset = (at as usize).checked_sub(base as usize)?;
+        let offset = at.checked_sub(base as usize)?;
         if offset.checked_add(len)? > bytes {
             return None;
         }

@@ -116,10 +116,10 @@ impl Slots {
     pub(crate) fn insert(
         &mut self,
         request: Request,
-    ) -> std::result::Result<Key, (Request, DeviceError)> {
+    ) -> std::result::Result<Key, Box<(Request, DeviceError)>> {
         if let Some(reason) = self.closed {
             let error = request.error(DeviceErrorKind::Gone, reason);
-            return Err((request, error));
+            return Err(Box::new((request, error)));
         }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { state: State::Free, life: 0, waker: None });
@@ -424,7 +424,7 @@ mod tests {
         let key = slots.insert(Request::new(Work::Flush, 0, 0)).unwrap();
         slots.close("closed");
         slots.close("closed twice");
-        let (_, error) = slots.insert(Request::new(Work::Flush, 0, 0)).unwrap_err();
+        let (_, error) = *slots.insert(Request::new(Work::Flush, 0, 0)).unwrap_err();
         assert_eq!((error.kind, &error.detail[..]), (DeviceErrorKind::Gone, "closed"));
         slots.refuse_queued("closed", &mut Harvest::default());
         assert_eq!(slots.take(key).unwrap().1.unwrap_err().kind, DeviceErrorKind::Gone);

@@ -27,7 +27,9 @@ use crate::units::BlockNo;
 use crate::units::DeviceSpan;
 use crate::units::Lsn;
 
-const FIXED: u64 = 32 + 256;
+const FIXED: u64 = 32 + JOURNAL;
+/// The smallest journal, in blocks.
+const JOURNAL: u64 = 1024;
 
 #[derive(Default)]
 struct TestLog(Mutex<LogNumbers>);
@@ -69,7 +71,7 @@ struct Volume {
 
 impl Volume {
     fn new(blocks: u64) -> Self {
-        let layout = Layout::new(FIXED + blocks, 256).unwrap();
+        let layout = Layout::new(FIXED + blocks, JOURNAL).unwrap();
         let view = MapView::new(layout.initial_root());
         let log = Arc::new(TestLog::default());
         let space = Space::new(layout, log.clone());

@@ -89,12 +89,13 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
         self.folio.set_uptodate(FileBlocks::new(block, block + 1));
     }
 
-    /// Copies bytes to the start of the guard's range.
+    /// Copies bytes to the start of the guard's range; of a short copy only what will be accepted.
     pub fn copy(&mut self, src: &[u8]) {
         let room = (self.range.end - self.range.start) as usize;
         assert!(src.len() <= room, "more bytes than the guard is for");
+        let accepted = self.accepted(src.len() as u64) as usize;
         let at = self.within(self.range.start);
-        self.folio.write(at, src, &mut self.spare);
+        self.folio.write(at, &src[..accepted], &mut self.spare);
     }
 
     /// Zeroes all of the guard's range.

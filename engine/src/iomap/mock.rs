@@ -21,6 +21,7 @@ use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
 use crate::iomap::testkit::TestTransport;
+use crate::iomap::testkit::give_way;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
 use crate::units::ObjectId;
@@ -328,7 +329,7 @@ impl MockProvider {
     async fn maybe_yield(&self) {
         let yields = self.state.lock().script.yields;
         if yields {
-            tokio::task::yield_now().await;
+            give_way().await;
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::folio::cache::MappingCache;
 use crate::folio::dirty::DirtyLimits;
+use crate::folio::evict::try_evict;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::Parts;
 use crate::iomap::contract::MappingProvider;
@@ -85,6 +86,20 @@ pub fn poll_times<F: Future + ?Sized>(future: &mut Pin<Box<F>>, polls: usize) ->
         }
     }
     None
+}
+
+/// Returns to the poller once, and wakes at once: tokio's own yield defers the wake until its
+/// runtime parks, which never happens between two polls of [`poll_times`].
+pub async fn give_way() {
+    let mut gave = false;
+    std::future::poll_fn(|context| {
+        context.waker().wake_by_ref();
+        match std::mem::replace(&mut gave, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// Failures and counters of a [`TestTransport`].
@@ -192,7 +207,7 @@ impl Transport for TestTransport {
         let request = self.device.read(at.0, into);
         async move {
             if yields {
-                tokio::task::yield_now().await;
+                give_way().await;
             }
             let (buffers, result) = request.await;
             let result = match bad {
@@ -217,7 +232,7 @@ impl Transport for TestTransport {
         let request = (!bad).then(|| self.device.write(at.0, from, Persist::Cached));
         async move {
             if yields {
-                tokio::task::yield_now().await;
+                give_way().await;
             }
             match request {
                 Some(request) => request.await.map_err(Error::from),
@@ -242,13 +257,14 @@ pub const DEVICE_BLOCKS: u64 = 2048;
 
 impl<P: MappingProvider> Room<P> {
     fn over(provider: P) -> Self {
-        let memory = Memory::new(8 << 20).unwrap();
+        // Large enough that no test waits for writeback which it does not drive itself.
+        let memory = Memory::new(64 << 20).unwrap();
         let provider = Arc::new(provider);
         let transport = TestTransport::new(DEVICE_BLOCKS);
-        let dirty = DirtyLimits::new(&memory);
+        let dirty = DirtyLimits::new(memory.capacity_blocks());
         let parts = Parts {
             provider: Arc::clone(&provider),
-            cache: MappingCache::new(provider.object(), dirty.clone()),
+            cache: MappingCache::new(provider.object(), dirty.clone(), Arc::new(())),
             ranges: RangeLock::new(),
             transport: transport.clone(),
             memory,
@@ -259,7 +275,8 @@ impl<P: MappingProvider> Room<P> {
 
     /// Drops every clean folio.
     pub fn evict(&self) -> usize {
-        self.mapped.cache().evict_clean()
+        let all = self.mapped.cache().folios(FileBlocks::new(0, u64::MAX), usize::MAX);
+        all.into_iter().filter_map(|folio| try_evict(folio).ok()).count()
     }
 
     /// Writes everything back.
@@ -271,7 +288,8 @@ impl<P: MappingProvider> Room<P> {
 
     /// Dirty blocks and blocks under writeback; one that is both counts twice.
     pub fn unsettled(&self) -> u64 {
-        self.mapped.cache().unsettled_blocks()
+        let cache = self.mapped.cache();
+        cache.dirty_blocks() + cache.writeback_blocks()
     }
 
     /// All bytes below the size, read through the cache.
@@ -290,7 +308,7 @@ impl<P: MappingProvider> Room<P> {
     /// Nothing is locked.
     pub fn expect_unlocked(&self) {
         assert_eq!(self.mapped.ranges().counts(), (0, 0), "a range is locked");
-        for folio in self.mapped.cache().folios(FileBlocks::new(0, u64::MAX)) {
+        for folio in self.mapped.cache().folios(FileBlocks::new(0, u64::MAX), usize::MAX) {
             assert!(folio.try_lock().is_some(), "a folio is locked");
         }
     }

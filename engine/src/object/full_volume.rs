@@ -52,7 +52,7 @@ struct Volume {
 
 impl Volume {
     fn new(blocks: u64, seed: u64) -> Self {
-        let layout = Layout::new(32 + 256 + blocks, 256).unwrap();
+        let layout = Layout::new(32 + 1024 + blocks, 1024).unwrap();
         let view = MapView::new(layout.initial_root());
         let space = Space::new(layout, Arc::new(Idle));
         space.load(&view.root).unwrap();

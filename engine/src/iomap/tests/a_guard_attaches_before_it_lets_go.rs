@@ -57,7 +57,7 @@ fn short_copy(start: u64, len: usize, copied: Option<usize>) -> (Vec<String>, us
         let (cache, memory) = (room.mapped.cache(), &room.mapped.memory);
         let (folio, _) = cache.find_or_create(0, 2, memory).await.unwrap();
         let spare: Option<Buffer> = None;
-        let mut guard = FolioGuard::new(folio, range, spare, &witness, room.mapped.pauses());
+        let mut guard = FolioGuard::new(folio.into(), range, spare, &witness, room.mapped.pauses());
         let mut accepted = 0;
         if let Some(copied) = copied {
             guard.copy(&vec![5; copied]);
@@ -114,7 +114,7 @@ fn between_copy_and_attach_nobody_can_take_the_folio() {
             assert_eq!(room.evict(), 0, "a locked folio was evicted");
             assert!(room.mapped.cache().find(0).unwrap().try_lock().is_none());
         });
-        room.mapped.write_at(50, &[2; BLOCK as usize]).await.unwrap();
+        room.mapped.write_at(50, &[2; 100]).await.unwrap();
         assert!(room.mapped.pauses().hits(Point::BetweenCopyAndAttach) > 0);
         room.expect_balance();
     });

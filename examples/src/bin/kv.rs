@@ -1,0 +1,38 @@
+//! The key-value store's two commands. Reads the command line, starts a runtime, and says what went
+//! wrong; everything else is the library's.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use foliant_examples::kv::serve;
+
+/// A durable ordered key-value store on Foliant.
+#[derive(Debug, Parser)]
+#[command(version)]
+enum Arguments {
+    /// Serves RESP2 to Redis clients.
+    Serve(serve::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            eprintln!("kv: no runtime: {cause}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = match arguments {
+        Arguments::Serve(arguments) => runtime.block_on(serve::run(arguments)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            eprintln!("kv: {cause:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

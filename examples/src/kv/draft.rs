@@ -1,0 +1,227 @@
+//! The pages of one batch of changes, before they become one transaction.
+//!
+//! Guarantees that the committed pages stay as they are until the commit, that dropping a draft
+//! forgets all of it, and that only changed byte ranges reach the log. It holds the pages that its
+//! batch touches and nothing longer than the batch: the cache is the engine's. It keeps the old image
+//! of each changed page, for readers that still need it (see `view`).
+//!
+//! Does not know what a tree is, nor who else writes: there is one draft at a time. Called by
+//! `tree`, `balance`, `space`, `runs` (as its user) and `writer` (as its owner).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foliant::Engine;
+use foliant::Object;
+use foliant::Transaction;
+
+use crate::kv::error::Result;
+use crate::kv::error::damaged;
+use crate::kv::limits::PAGE_BYTES;
+use crate::kv::meta::Meta;
+use crate::kv::node::NodeMut;
+use crate::kv::page::Node;
+use crate::kv::page::Page;
+use crate::kv::page::PageNo;
+use crate::kv::page::blank;
+use crate::kv::view::Undo;
+
+/// Log bytes that the first change of a page costs besides its content (the engine's estimate).
+const PAGE_COST: u64 = 576;
+/// Log bytes that one more changed range costs besides its content.
+const RANGE_COST: u64 = 64;
+/// Changed ranges closer than this are logged as one: a range costs as much as the gap.
+const GAP_BYTES_MAX: usize = 64;
+
+/// Changes in the making.
+pub struct Draft<'a> {
+    object: &'a Object,
+    committed: Meta,
+    /// The state of the tree after the changes so far.
+    pub meta: Meta,
+    /// By number; only pages that this batch touched.
+    pages: HashMap<PageNo, Entry>,
+    dirty: usize,
+    log_bytes: u64,
+}
+
+struct Entry {
+    /// The committed image. None for a page that no committed state knows.
+    before: Option<Arc<Page>>,
+    /// The image after the changes so far, if there are any.
+    after: Option<Box<Page>>,
+    /// It was freed by this batch; its content means nothing until it is claimed again.
+    free: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// No changes yet, on top of the state `committed`.
+    pub fn new(object: &'a Object, committed: Meta) -> Self {
+        let pages = HashMap::with_capacity(64);
+        Self { object, committed, meta: committed, pages, dirty: 0, log_bytes: 0 }
+    }
+
+    /// Whether a commit would change anything.
+    pub fn is_clean(&self) -> bool {
+        self.dirty == 0 && self.meta == self.committed
+    }
+
+    /// Pages changed so far.
+    pub fn dirty_pages(&self) -> usize {
+        self.dirty + 1
+    }
+
+    /// Bytes of log that the commit takes at most.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes + PAGE_COST + PAGE_BYTES as u64
+    }
+
+    /// Makes sure that the page is here.
+    pub async fn load(&mut self, no: PageNo) -> Result<()> {
+        if no == 0 || no >= self.meta.pages {
+            return damaged(no, "a link leads to it, and it is outside of the tree");
+        }
+        if self.pages.contains_key(&no) {
+            return Ok(());
+        }
+        let mut page = blank();
+        let offset = u64::from(no) * PAGE_BYTES as u64;
+        if self.object.read_at(offset, &mut page[..]).await? != PAGE_BYTES {
+            return damaged(no, "the object ends before it");
+        }
+        self.pages.insert(no, Entry { before: Some(Arc::from(page)), after: None, free: false });
+        Ok(())
+    }
+
+    /// The page as it is after the changes so far. It was loaded.
+    pub fn page(&self, no: PageNo) -> &Page {
+        let entry = self.pages.get(&no).expect("the page was loaded");
+        match (&entry.after, &entry.before) {
+            (Some(after), _) => after,
+            (None, Some(before)) => before,
+            (None, None) => unreachable!("a fresh page is born changed"),
+        }
+    }
+
+    /// The page, to change about `bytes` bytes of it. It was loaded.
+    pub fn edit(&mut self, no: PageNo, bytes: usize) -> &mut Page {
+        let entry = self.pages.get_mut(&no).expect("the page was loaded");
+        if entry.before.is_some() {
+            self.log_bytes += bytes as u64 + 2 * RANGE_COST;
+        }
+        if entry.after.is_none() {
+            self.log_bytes += PAGE_COST;
+            self.dirty += 1;
+        }
+        let before = &entry.before;
+        entry.after.get_or_insert_with(|| match before {
+            Some(before) => Box::new(**before),
+            None => blank(),
+        })
+    }
+
+    /// The node as it is now.
+    pub fn node(&self, no: PageNo) -> Result<Node<'_>> {
+        Node::open(no, self.page(no))
+    }
+
+    /// The node, to change about `bytes` bytes of it.
+    pub fn node_mut(&mut self, no: PageNo, bytes: usize) -> Result<NodeMut<'_>> {
+        NodeMut::open(no, self.edit(no, bytes))
+    }
+
+    /// Puts a page in place that no committed state knows; it is logged whole.
+    pub fn add_fresh(&mut self, no: PageNo) {
+        assert!(no >= self.committed.pages, "page {no} is known to readers");
+        self.dirty += 1;
+        self.log_bytes += PAGE_COST + PAGE_BYTES as u64;
+        let entry = Entry { before: None, after: Some(blank()), free: false };
+        let old = self.pages.insert(no, entry);
+        assert!(old.is_none(), "page {no} is fresh twice");
+    }
+
+    /// Whether this batch has read or changed the page.
+    pub fn is_touched(&self, no: PageNo) -> bool {
+        self.pages.contains_key(&no)
+    }
+
+    /// The page is free from now on: what was changed in it need not be logged.
+    pub fn release(&mut self, no: PageNo) {
+        let Some(entry) = self.pages.get_mut(&no) else { return };
+        entry.free = true;
+        if entry.before.is_some() && entry.after.take().is_some() {
+            self.dirty -= 1;
+        }
+    }
+
+    /// A free page is used again. It was loaded.
+    pub fn claim(&mut self, no: PageNo) {
+        self.pages.get_mut(&no).expect("the page was loaded").free = false;
+    }
+
+    /// Whether this draft changes the page and did not free it.
+    pub fn is_in_use(&self, no: PageNo) -> bool {
+        self.pages.get(&no).is_some_and(|entry| entry.after.is_some() && !entry.free)
+    }
+
+    /// Everything as one transaction, and the old images of what it changes.
+    ///
+    /// Errors: `TooLarge` of the engine.
+    pub fn into_transaction(self, engine: &Engine) -> Result<(Transaction, Undo)> {
+        let mut transaction = engine.transaction();
+        let mut undo = Undo::with_capacity(self.dirty);
+        let (old, new) = (self.committed.encode(), self.meta.encode());
+        for (from, to) in changed_ranges(&old, &new) {
+            transaction.write_at(self.object, from as u64, &new[from..to])?;
+        }
+        for (no, entry) in self.pages {
+            let Some(after) = entry.after else { continue };
+            let base = u64::from(no) * PAGE_BYTES as u64;
+            let Some(before) = entry.before else {
+                transaction.write_at(self.object, base, &after[..])?;
+                continue;
+            };
+            for (from, to) in changed_ranges(&before[..], &after[..]) {
+                transaction.write_at(self.object, base + from as u64, &after[from..to])?;
+            }
+            undo.insert(no, before);
+        }
+        Ok((transaction, undo))
+    }
+}
+
+/// Where `new` differs from `old`, in ranges that are at least `GAP_BYTES_MAX` apart.
+fn changed_ranges(old: &[u8], new: &[u8]) -> Vec<(usize, usize)> {
+    assert_eq!(old.len(), new.len(), "two images of one page");
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    let words = old.chunks(8).zip(new.chunks(8)).enumerate();
+    for (word, _) in words.filter(|(_, (a, b))| a != b) {
+        let (from, to) = (word * 8, old.len().min(word * 8 + 8));
+        match ranges.last_mut() {
+            Some(last) if from - last.1 < GAP_BYTES_MAX => last.1 = to,
+            _ => ranges.push((from, to)),
+        }
+    }
+    for (from, to) in &mut ranges {
+        *from += (*from..*to).take_while(|&at| old[at] == new[at]).count();
+        *to -= (*from..*to).rev().take_while(|&at| old[at] == new[at]).count();
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changed_bytes_are_named_and_near_ones_together() {
+        let old = [7_u8; 4096];
+        let mut new = old;
+        assert_eq!(changed_ranges(&old, &new), []);
+        new[3] = 1;
+        new[60] = 1;
+        new[1000] = 1;
+        new[4095] = 1;
+        assert_eq!(changed_ranges(&old, &new), [(3, 61), (1000, 1001), (4095, 4096)]);
+    }
+}

@@ -1,0 +1,66 @@
+//! Every bound of the key-value store, with the relations between them asserted at compile time.
+//!
+//! Guarantees that a limit has one name and one value. Does not enforce: the users of a limit do.
+//! Called by every file of `kv`.
+
+use std::time::Duration;
+
+/// Bytes of a page: one block of the engine, so that a page is read, logged and checked alone.
+pub const PAGE_BYTES: usize = 4096;
+/// Longest key; the shortest is 1. Seven of the longest still fit one inner page.
+pub const KEY_BYTES_MAX: usize = 512;
+/// Longest value.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
+/// Longest cell: four of them fit one page, so that a split always makes room.
+pub const CELL_BYTES_MAX: usize = 1018;
+/// A tree deeper than this is damaged: with seven children a page it would hold 10^10 pages.
+pub const HEIGHT_MAX: u8 = 12;
+/// Values up to this size go through the log together with the tree. Larger ones are written to
+/// unreachable pages first and synced, because logging them would write every byte twice.
+pub const LOGGED_VALUE_BYTES_MAX: usize = 32 << 10;
+
+/// Write requests that wait for the writer; who comes later waits to get in.
+pub const QUEUE_REQUESTS_MAX: usize = 1024;
+/// Requests that the writer takes at once.
+pub const BATCH_REQUESTS_MAX: usize = 512;
+/// Commits that are accepted and not yet durable. The log has four groups in flight; a few more
+/// commits fill the next group meanwhile.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 6;
+/// Old page images that are kept for readers of old views; readers behind that start again.
+pub const VIEWS_BYTES_MAX: usize = 16 << 20;
+/// Commits that a view may be behind: a reader asks each of them for each page.
+pub const VIEWS_BEHIND_MAX: usize = 512;
+/// How often a read that was overtaken by that many commits starts again.
+pub const READ_RETRIES_MAX: u32 = 16;
+
+/// Clients at once.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// Arguments of one command.
+pub const ARGUMENTS_MAX: usize = 1 << 16;
+/// Bytes of one command.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a command in plain words instead of RESP.
+pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// Write commands of one client that go to the writer in one request.
+pub const PIPELINE_COMMANDS_MAX: usize = 1024;
+/// Bytes of values that they carry together; one larger command goes alone.
+pub const PIPELINE_BYTES_MAX: usize = 1 << 20;
+/// Keys of one DEL or MSET that are changed atomically; longer ones are cut into such pieces.
+pub const ATOMIC_KEYS_MAX: usize = 64;
+/// Replies that are gathered before they are sent.
+pub const REPLY_BYTES_GATHERED: usize = 256 << 10;
+/// Bytes of values in the reply of one MGET.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+/// Keys that one SCAN step looks at.
+pub const SCAN_COUNT_MAX: usize = 10_000;
+/// SCAN cursors that are remembered.
+pub const SCAN_CURSORS_MAX: usize = 16_384;
+/// How long a client may take to receive what was sent to it.
+pub const SEND_WAIT: Duration = Duration::from_secs(30);
+/// How long a stopping server waits for its clients' last commands.
+pub const STOP_WAIT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(4 * (CELL_BYTES_MAX + 2) <= PAGE_BYTES - 16);
+const _: () = assert!(6 + KEY_BYTES_MAX + 8 <= CELL_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX > VALUE_BYTES_MAX + KEY_BYTES_MAX + 64);
+const _: () = assert!(BATCH_REQUESTS_MAX <= QUEUE_REQUESTS_MAX);

@@ -1,0 +1,122 @@
+//! Reading one committed state of the tree.
+//!
+//! Guarantees that all pages of a snapshot belong to the same commit. A read whose pages are in the
+//! engine's cache completes on its first poll. Does not retry when the view expires (`store` does)
+//! and keeps no page. Called by `store` and `cursor`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use foliant::Object;
+
+use crate::kv::error::Result;
+use crate::kv::error::damaged;
+use crate::kv::limits::PAGE_BYTES;
+use crate::kv::page::HEADER;
+use crate::kv::page::Node;
+use crate::kv::page::Page;
+use crate::kv::page::PageNo;
+use crate::kv::page::RunRef;
+use crate::kv::page::Stored;
+use crate::kv::page::blank;
+use crate::kv::runs;
+use crate::kv::view::View;
+
+/// The tree as of one commit.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    object: Object,
+    view: Arc<View>,
+}
+
+impl Snapshot {
+    /// Reads `object` as of `view`.
+    pub fn new(object: Object, view: Arc<View>) -> Self {
+        Self { object, view }
+    }
+
+    /// Levels of the tree.
+    pub fn height(&self) -> u8 {
+        self.view.meta().height
+    }
+
+    /// Pages that exist.
+    pub fn pages(&self) -> u32 {
+        self.view.meta().pages
+    }
+
+    /// Keys in the tree.
+    pub fn keys(&self) -> u64 {
+        self.view.meta().keys
+    }
+
+    /// The root's page.
+    pub fn root(&self) -> PageNo {
+        self.view.meta().root
+    }
+
+    /// Reads a page.
+    pub async fn read(&self, no: PageNo, page: &mut Page) -> Result<()> {
+        self.read_pages(no, &mut page[..]).await
+    }
+
+    async fn read_pages(&self, first: PageNo, bytes: &mut [u8]) -> Result<()> {
+        let count = (bytes.len() / PAGE_BYTES) as u32;
+        if first == 0 || first.checked_add(count).is_none_or(|end| end > self.view.meta().pages) {
+            return damaged(first, "a link leads to it, and it is outside of the tree");
+        }
+        let read = self.object.read_at(u64::from(first) * PAGE_BYTES as u64, bytes).await?;
+        for (no, page) in (first..).zip(bytes.chunks_exact_mut(PAGE_BYTES)) {
+            self.view.resolve(no, page)?;
+        }
+        if read < bytes.len() {
+            return damaged(first, "the object ends before it");
+        }
+        Ok(())
+    }
+
+    /// The value of a key.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let mut page = blank();
+        let mut no = self.root();
+        for level in (0..self.height()).rev() {
+            self.read(no, &mut page).await?;
+            let node = Node::open(no, &page)?;
+            node.check_level(level)?;
+            if level > 0 {
+                no = node.child(node.position(key)?)?;
+            }
+        }
+        let node = Node::open(no, &page)?;
+        match node.search(key)? {
+            Ok(index) => Ok(Some(self.value(node.value(index)?).await?)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The bytes of a value.
+    pub async fn value(&self, stored: Stored<'_>) -> Result<Bytes> {
+        match stored {
+            Stored::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+            Stored::Overflow(run) => self.overflow(run).await,
+        }
+    }
+
+    async fn overflow(&self, first: RunRef) -> Result<Bytes> {
+        let mut value = BytesMut::new();
+        let (mut run, mut missing) = (first, first.bytes as usize);
+        while missing > 0 {
+            runs::check(run, missing, self.view.meta().pages)?;
+            let mut bytes = vec![0; run.pages as usize * PAGE_BYTES];
+            self.read_pages(run.first, &mut bytes).await?;
+            let Some(page) = bytes.first_chunk() else { break };
+            let following = runs::next(run, page)?;
+            let part = missing.min(runs::capacity(run.pages));
+            value.extend_from_slice(&bytes[HEADER..HEADER + part]);
+            missing -= part;
+            run = following;
+        }
+        Ok(value.freeze())
+    }
+}

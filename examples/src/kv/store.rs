@@ -1,0 +1,293 @@
+//! The store: an ordered map of byte strings in one object of an engine.
+//!
+//! Guarantees: `write` returns when its changes are durable, and each group of changes is seen whole
+//! or not at all, by readers and after a crash. A read shows the state of one commit; that commit may
+//! be younger than the last durable one. Readers do not wait for writers. Dropping the future of a
+//! write that waits in the queue or later does not stop the write.
+//!
+//! Does not cache: the engine does. Called by `execute` and `demo`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foliant::Engine;
+use foliant::ErrorKind;
+use foliant::Object;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::kv::cursor::Cursor;
+use crate::kv::error::Error;
+use crate::kv::error::Result;
+use crate::kv::limits::PAGE_BYTES;
+use crate::kv::limits::QUEUE_REQUESTS_MAX;
+use crate::kv::limits::READ_RETRIES_MAX;
+use crate::kv::meta::META_BYTES;
+use crate::kv::meta::Meta;
+use crate::kv::meta::ROOT_FIRST;
+use crate::kv::node::NodeMut;
+use crate::kv::op::Group;
+use crate::kv::op::Op;
+use crate::kv::op::Outcome;
+use crate::kv::op::check_key;
+use crate::kv::page::Kind;
+use crate::kv::page::blank;
+use crate::kv::snapshot::Snapshot;
+use crate::kv::view::Current;
+use crate::kv::view::Views;
+use crate::kv::writer::Answer;
+use crate::kv::writer::Request;
+use crate::kv::writer::Writer;
+
+/// An open store. Cheap to clone; all clones are the same store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    object: Object,
+    views: Current,
+    /// The writer's queue; none after `close`. Held to clone the sender, never over an await.
+    queue: Mutex<Option<mpsc::Sender<Request>>>,
+    /// The writer task; taken by the one `close` that waits for it.
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Keys and values of one step of a scan, and whether the last key was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    /// Ascending.
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// There is nothing behind them.
+    pub at_end: bool,
+}
+
+impl Store {
+    /// Opens the store in the object `name`, which is made if it is missing.
+    ///
+    /// Errors: `NotAStore`, `Engine`.
+    pub async fn open(engine: &Engine, name: &str) -> Result<Self> {
+        let object = match engine.object(name).await {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => engine.create(name).await?,
+            found => found?,
+        };
+        let meta = match object.size() {
+            // Made, and not filled before a crash.
+            0 => make(engine, &object).await?,
+            _ => load(&object).await?,
+        };
+        let views = Views::new(meta);
+        let current = views.current();
+        let (sender, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
+        let writer = Writer::new(engine.clone(), object.clone(), views, meta);
+        let task = tokio::spawn(writer.run(queue));
+        let inner = Inner {
+            engine: engine.clone(),
+            object,
+            views: current,
+            queue: Mutex::new(Some(sender)),
+            writer: Mutex::new(Some(task)),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The engine that the store lives in.
+    pub fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> u64 {
+        self.inner.views.get().meta().keys
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.inner.object.clone(), self.inner.views.get())
+    }
+
+    /// The value of a key.
+    ///
+    /// Errors: `KeyLength`, `Damaged`, `Engine`. Dropping the future has no effect.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        check_key(key)?;
+        for _ in 0..READ_RETRIES_MAX {
+            match self.snapshot().get(key).await {
+                Err(Error::ViewExpired) => continue,
+                answer => return answer,
+            }
+        }
+        Err(Error::ViewExpired)
+    }
+
+    /// Whether the key is there.
+    ///
+    /// Errors: as `get`.
+    pub async fn contains(&self, key: &[u8]) -> Result<bool> {
+        check_key(key)?;
+        let found = self.scan_keys(key, 1).await?;
+        Ok(found.entries.first().is_some_and(|(found, _)| found == key))
+    }
+
+    /// Up to `limit` keys from `from` on, in order, with values of up to about `bytes_max` bytes
+    /// together; all of one commit.
+    ///
+    /// Errors: `Damaged`, `Engine`. Dropping the future has no effect.
+    pub async fn scan(&self, from: &[u8], limit: usize, bytes_max: usize) -> Result<Scanned> {
+        for _ in 0..READ_RETRIES_MAX {
+            match self.scan_once(from, limit, bytes_max, true).await {
+                Err(Error::ViewExpired) => continue,
+                answer => return answer,
+            }
+        }
+        Err(Error::ViewExpired)
+    }
+
+    /// As `scan`, with empty values: overflow pages are not read.
+    pub async fn scan_keys(&self, from: &[u8], limit: usize) -> Result<Scanned> {
+        for _ in 0..READ_RETRIES_MAX {
+            match self.scan_once(from, limit, usize::MAX, false).await {
+                Err(Error::ViewExpired) => continue,
+                answer => return answer,
+            }
+        }
+        Err(Error::ViewExpired)
+    }
+
+    async fn scan_once(
+        &self,
+        from: &[u8],
+        limit: usize,
+        bytes_max: usize,
+        values: bool,
+    ) -> Result<Scanned> {
+        let snapshot = self.snapshot();
+        let mut cursor = Cursor::seek(&snapshot, from).await?;
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        while entries.len() < limit && bytes < bytes_max {
+            let Some((key, stored)) = cursor.next().await? else {
+                return Ok(Scanned { entries, at_end: true });
+            };
+            let value = if values { snapshot.value(stored).await? } else { Bytes::new() };
+            bytes += value.len();
+            entries.push((Bytes::copy_from_slice(key), value));
+        }
+        let at_end = cursor.next().await?.is_none();
+        Ok(Scanned { entries, at_end })
+    }
+
+    /// Applies groups of changes in order, each atomically; durable on return.
+    ///
+    /// The answer has one entry per group: `KeyLength` and `ValueLength` before anything of the
+    /// group was done; `TooLarge`, `Damaged`, `Full` and `Engine`: the group has no effect, unless
+    /// the engine stopped its writes while the group was on its way to the device. Error of the
+    /// whole: `Closed`.
+    pub async fn write(&self, groups: Vec<Group>) -> Result<Answer> {
+        let mut faults = Vec::with_capacity(groups.len());
+        let mut sound = Vec::with_capacity(groups.len());
+        for group in groups {
+            match group.iter().try_for_each(Op::check) {
+                Ok(()) => {
+                    faults.push(None);
+                    sound.push(group);
+                }
+                Err(cause) => faults.push(Some(cause)),
+            }
+        }
+        let mut answers = self.send(sound).await?.into_iter();
+        let merge = |fault: Option<Error>| match fault {
+            Some(cause) => Err(cause),
+            None => answers.next().unwrap_or(Err(Error::Closed)),
+        };
+        Ok(faults.into_iter().map(merge).collect())
+    }
+
+    async fn send(&self, groups: Vec<Group>) -> Result<Answer> {
+        let queue = self.inner.queue.lock().clone().ok_or(Error::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { groups, reply };
+        queue.send(request).await.map_err(|_| Error::Closed)?;
+        drop(queue);
+        answer.await.map_err(|_| Error::Closed)
+    }
+
+    async fn write_one(&self, op: Op) -> Result<Outcome> {
+        let mut answer = self.write(vec![vec![op]]).await?;
+        let outcomes = answer.pop().unwrap_or(Err(Error::Closed))?;
+        outcomes.first().copied().ok_or(Error::Closed)
+    }
+
+    /// Stores a value; durable on return.
+    ///
+    /// Errors: as `write`.
+    pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        let op = Op::put(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        self.write_one(op).await.map(|_| ())
+    }
+
+    /// Takes a key away and says whether it was there; durable on return.
+    ///
+    /// Errors: as `write`.
+    pub async fn delete(&self, key: &[u8]) -> Result<bool> {
+        let outcome = self.write_one(Op::delete(Bytes::copy_from_slice(key))).await?;
+        Ok(outcome == Outcome::Deleted(true))
+    }
+
+    /// Takes all keys away; durable on return.
+    ///
+    /// Errors: as `write`.
+    pub async fn clear(&self) -> Result<()> {
+        self.write_one(Op::Clear).await.map(|_| ())
+    }
+
+    /// Finishes what was accepted and stops the writer. The engine stays open. Other clones fail
+    /// with `Closed` when they write afterwards.
+    pub async fn close(&self) {
+        drop(self.inner.queue.lock().take());
+        let task = self.inner.writer.lock().take();
+        if let Some(task) = task
+            && let Err(cause) = task.await
+        {
+            tracing::error!("the writer ended badly: {cause}");
+        }
+    }
+}
+
+/// An empty tree, durable.
+async fn make(engine: &Engine, object: &Object) -> Result<Meta> {
+    let meta = Meta::empty();
+    let mut first = blank();
+    first[..META_BYTES].copy_from_slice(&meta.encode());
+    let mut root = blank();
+    NodeMut::format(ROOT_FIRST, &mut root, Kind::Leaf, 0);
+    let mut transaction = engine.transaction();
+    transaction.write_at(object, 0, &first[..])?;
+    transaction.write_at(object, PAGE_BYTES as u64, &root[..])?;
+    transaction.commit().await?.durable().await?;
+    Ok(meta)
+}
+
+async fn load(object: &Object) -> Result<Meta> {
+    let mut bytes = [0; META_BYTES];
+    if object.read_at(0, &mut bytes).await? < META_BYTES {
+        return Err(Error::NotAStore { why: "the object is too short" });
+    }
+    let meta = Meta::decode(&bytes)?;
+    let end = u64::from(meta.pages) * PAGE_BYTES as u64;
+    if object.size() > end {
+        // A large value whose commit did not come before the crash.
+        object.truncate(end).await?;
+        object.sync().await?;
+    }
+    Ok(meta)
+}

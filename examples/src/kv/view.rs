@@ -1,0 +1,252 @@
+//! Which state of the tree a reader sees: versions without locks that wait.
+//!
+//! A reader takes the current view and keeps it to its end. The writer never makes it wait, and it
+//! never makes the writer wait: around each commit the writer leaves the old images of the pages that
+//! the commit changes in the view that the commit ends.
+//!
+//! ```text
+//!  writer                                   reader with view n
+//!  view n .undo = old images
+//!  commit() publishes new pages             reads page p from the object: old, new or torn
+//!  view n .next = view n+1, current         asks n .undo, then n+1 .undo, ... for p:
+//!                                             the first image found is p as of view n;
+//!                                             none: p has not changed since view n
+//! ```
+//! The reader reads *first* and asks *then*: if the undo was not there after the read, the commit had
+//! not begun before the read ended.
+//!
+//! Guarantees that a view shows exactly one committed state, all of it or an error. Memory: the
+//! images live as long as a reader could ask for them, at most `VIEWS_BYTES_MAX`; older views expire
+//! and their readers start again. (An expired view may be read below, but nothing comes of it.) Does not read pages and does not commit. Called by `snapshot`
+//! (readers) and `writer`.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Weak;
+
+use parking_lot::RwLock;
+use tokio::sync::Notify;
+
+use crate::kv::error::Error;
+use crate::kv::error::Result;
+use crate::kv::limits::PAGE_BYTES;
+use crate::kv::limits::VIEWS_BEHIND_MAX;
+use crate::kv::limits::VIEWS_BYTES_MAX;
+use crate::kv::meta::Meta;
+use crate::kv::page::Page;
+use crate::kv::page::PageNo;
+
+/// Old images by page.
+pub type Undo = HashMap<PageNo, Arc<Page>>;
+
+/// One committed state of the tree.
+#[derive(Debug)]
+pub struct View {
+    meta: Meta,
+    /// Written twice in a view's life, read at every page read; held for a lookup, never over an
+    /// await.
+    state: RwLock<State>,
+    /// Wakes the writer that waits for old views to go.
+    gone: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the following commit changes. Set before it begins.
+    undo: Option<Undo>,
+    /// The state after it.
+    next: Option<Arc<View>>,
+    /// The undo and the way to later views were dropped to save memory.
+    expired: bool,
+}
+
+impl View {
+    fn new(meta: Meta, gone: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { meta, state: RwLock::default(), gone })
+    }
+
+    /// The tree's root and size at this state.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Turns `page`, as just read from the object, into what it is in this view.
+    ///
+    /// Errors: `ViewExpired`.
+    pub fn resolve(&self, no: PageNo, page: &mut [u8]) -> Result<()> {
+        assert_eq!(page.len(), PAGE_BYTES, "one page at a time");
+        let mut following = match self.look(no, page)? {
+            Some(next) => next,
+            None => return Ok(()),
+        };
+        while let Some(next) = following.look(no, page)? {
+            following = next;
+        }
+        Ok(())
+    }
+
+    /// The view to ask next; none if the page is settled.
+    fn look(&self, no: PageNo, page: &mut [u8]) -> Result<Option<Arc<Self>>> {
+        let state = self.state.read();
+        if state.expired {
+            return Err(Error::ViewExpired);
+        }
+        if let Some(image) = state.undo.as_ref().and_then(|undo| undo.get(&no)) {
+            page.copy_from_slice(&image[..]);
+            return Ok(None);
+        }
+        Ok(state.next.clone())
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // One by one: dropping a long chain by recursion would overflow the stack.
+        let mut next = self.state.get_mut().next.take();
+        while let Some(view) = next {
+            next = Arc::into_inner(view).and_then(|mut view| view.state.get_mut().next.take());
+        }
+        self.gone.notify_one();
+    }
+}
+
+/// The reader's side: where the current view is found.
+#[derive(Debug, Clone)]
+pub struct Current {
+    /// Swapped once per commit, cloned once per read; never held over an await.
+    view: Arc<RwLock<Arc<View>>>,
+}
+
+impl Current {
+    /// The latest committed state.
+    pub fn get(&self) -> Arc<View> {
+        self.view.read().clone()
+    }
+}
+
+/// The writer's side. There is one.
+#[derive(Debug)]
+pub struct Views {
+    current: Current,
+    /// Views that were current before, oldest first, as long as somebody may read in them.
+    old: VecDeque<(Weak<View>, usize)>,
+    gone: Arc<Notify>,
+}
+
+impl Views {
+    /// Starts with `meta`.
+    pub fn new(meta: Meta) -> Self {
+        let gone = Arc::new(Notify::new());
+        let view = Arc::new(RwLock::new(View::new(meta, gone.clone())));
+        Self { current: Current { view }, old: VecDeque::new(), gone }
+    }
+
+    /// For readers.
+    pub fn current(&self) -> Current {
+        self.current.clone()
+    }
+
+    /// To be called before a commit changes the pages in `undo`.
+    pub fn begin(&mut self, undo: Undo) {
+        let view = self.current.get();
+        let before = view.state.write().undo.replace(undo);
+        assert!(before.is_none(), "a view ends once");
+    }
+
+    /// To be called when the commit has happened, with its state, or has failed, with the old one.
+    pub fn advance(&mut self, meta: Meta) {
+        let next = View::new(meta, self.gone.clone());
+        let ended = std::mem::replace(&mut *self.current.view.write(), next.clone());
+        let bytes = {
+            let mut state = ended.state.write();
+            state.next = Some(next);
+            state.undo.as_ref().map_or(0, |undo| undo.len() * PAGE_BYTES)
+        };
+        self.old.push_back((Arc::downgrade(&ended), bytes));
+        drop(ended);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        self.old.retain(|(view, _)| view.strong_count() > 0);
+        let mut bytes: usize = self.old.iter().map(|(_, bytes)| bytes).sum();
+        while bytes > VIEWS_BYTES_MAX || self.old.len() > VIEWS_BEHIND_MAX {
+            let Some((oldest, freed)) = self.old.pop_front() else { return };
+            bytes -= freed;
+            if let Some(view) = oldest.upgrade() {
+                let mut state = view.state.write();
+                state.expired = true;
+                state.undo = None;
+                state.next = None;
+            }
+        }
+    }
+
+    /// Waits until nobody reads in any state but the current one.
+    pub async fn only_current(&mut self) {
+        loop {
+            self.old.retain(|(view, _)| view.strong_count() > 0);
+            if self.old.is_empty() {
+                return;
+            }
+            self.gone.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn undo(no: PageNo, byte: u8) -> Undo {
+        HashMap::from([(no, Arc::new([byte; PAGE_BYTES]))])
+    }
+
+    #[test]
+    fn each_view_sees_its_own_state() {
+        let mut views = Views::new(Meta::empty());
+        let mut seen = Vec::new();
+        for n in 0..5 {
+            seen.push(views.current().get());
+            views.begin(undo(7, n));
+            views.advance(Meta::empty());
+        }
+        for (n, view) in seen.iter().enumerate() {
+            let mut page = [99; PAGE_BYTES];
+            view.resolve(7, &mut page).unwrap();
+            assert_eq!(page[0], n as u8);
+            view.resolve(8, &mut [99; PAGE_BYTES]).unwrap();
+        }
+        let mut page = [99; PAGE_BYTES];
+        views.current().get().resolve(7, &mut page).unwrap();
+        assert_eq!(page[0], 99);
+    }
+
+    #[test]
+    fn a_reader_far_behind_is_told() {
+        let mut views = Views::new(Meta::empty());
+        let behind = views.current().get();
+        for n in 0..100_000_u32 {
+            let undo = if n % 10 == 0 { undo(n, 1) } else { Undo::new() };
+            views.begin(undo);
+            views.advance(Meta::empty());
+        }
+        let told = behind.resolve(7, &mut [0; PAGE_BYTES]);
+        assert!(matches!(told, Err(Error::ViewExpired)));
+        drop(behind);
+    }
+
+    #[tokio::test]
+    async fn the_writer_can_wait_for_old_readers() {
+        let mut views = Views::new(Meta::empty());
+        let behind = views.current().get();
+        views.begin(Undo::new());
+        views.advance(Meta::empty());
+        let waiting = tokio::spawn(async move { views.only_current().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(behind);
+        waiting.await.unwrap();
+    }
+}

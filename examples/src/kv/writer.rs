@@ -1,0 +1,218 @@
+//! The writer: one task that turns requests into commits.
+//!
+//! It takes what has gathered in its queue, plans all of it in one draft (or several, where one
+//! transaction would become too large), commits, and goes on with what has gathered meanwhile. A
+//! task per commit waits for durability and then answers. No timers: the batch is what came while
+//! `COMMITS_IN_FLIGHT_MAX` commits were on their way.
+//!
+//! Guarantees: each group is applied whole or not at all; an answer comes after durability; answers
+//! of one client keep its order; what one group does wrong harms no other. On an engine failure all
+//! groups of the commit hear it. Ends when all senders are gone and everything is answered.
+//!
+//! Does not check operations (`op`) and does not read for clients. Called by `store`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use foliant::Commit;
+use foliant::Engine;
+use foliant::ErrorKind;
+use foliant::Object;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::kv::draft::Draft;
+use crate::kv::error::Error;
+use crate::kv::error::Result;
+use crate::kv::limits::BATCH_REQUESTS_MAX;
+use crate::kv::limits::COMMITS_IN_FLIGHT_MAX;
+use crate::kv::limits::LOGGED_VALUE_BYTES_MAX;
+use crate::kv::limits::PAGE_BYTES;
+use crate::kv::meta::Meta;
+use crate::kv::op::Group;
+use crate::kv::op::Outcome;
+use crate::kv::plan;
+use crate::kv::plan::Plan;
+use crate::kv::view::Views;
+
+/// The answer to a request: for each of its groups what became of its operations.
+pub type Answer = Vec<Result<Vec<Outcome>>>;
+
+/// Groups of one client, in its order.
+#[derive(Debug)]
+pub struct Request {
+    /// Each is atomic.
+    pub groups: Vec<Group>,
+    /// Where the answer goes; nobody may be there any more.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// A group that is not committed yet, and where its answer belongs.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub request: usize,
+    pub index: usize,
+    pub group: Group,
+}
+
+/// The writer's state.
+pub struct Writer {
+    engine: Engine,
+    object: Object,
+    views: Views,
+    meta: Meta,
+    /// Bounds the commits on their way to durability.
+    in_flight: Arc<Semaphore>,
+    /// The answering tasks.
+    tasks: TaskTracker,
+    /// The last commit: a group that changed nothing may still build on it.
+    last: Option<Commit>,
+}
+
+/// A planned batch is committed, refused, or must be tried in smaller pieces.
+enum Fate {
+    Done,
+    Failed(Error),
+    TooLarge,
+}
+
+impl Writer {
+    /// A writer on the state `meta`.
+    pub fn new(engine: Engine, object: Object, views: Views, meta: Meta) -> Self {
+        let in_flight = Arc::new(Semaphore::new(COMMITS_IN_FLIGHT_MAX));
+        Self { engine, object, views, meta, in_flight, tasks: TaskTracker::new(), last: None }
+    }
+
+    /// Serves the queue to its end.
+    pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let mut batch = Vec::with_capacity(BATCH_REQUESTS_MAX);
+        loop {
+            let permit = self.in_flight.clone().acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            if queue.recv_many(&mut batch, BATCH_REQUESTS_MAX).await == 0 {
+                break;
+            }
+            self.serve(std::mem::take(&mut batch), permit).await;
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Applies all groups of all requests, then leaves the answering to a task.
+    async fn serve(&mut self, batch: Vec<Request>, permit: OwnedSemaphorePermit) {
+        let mut jobs = VecDeque::new();
+        let mut answers = Vec::with_capacity(batch.len());
+        for (request, Request { groups, reply }) in batch.into_iter().enumerate() {
+            let blank = || Err(Error::Closed);
+            answers.push((reply, Vec::from_iter(groups.iter().map(|_| blank()))));
+            let job = |(index, group)| Job { request, index, group };
+            jobs.extend(groups.into_iter().enumerate().map(job));
+        }
+        self.apply(jobs, &mut answers).await;
+        let last = self.last.clone();
+        self.tasks.spawn(async move {
+            let durable = match last {
+                Some(commit) => commit.durable().await,
+                None => Ok(()),
+            };
+            for (reply, mut answer) in answers {
+                if let Err(cause) = &durable {
+                    answer.fill_with(|| Err(cause.clone().into()));
+                }
+                // A client that went away does not want its answer.
+                let _ = reply.send(answer);
+            }
+            drop(permit);
+        });
+    }
+
+    async fn apply(
+        &mut self,
+        mut jobs: VecDeque<Job>,
+        answers: &mut [(oneshot::Sender<Answer>, Answer)],
+    ) {
+        let object = self.object.clone();
+        let mut most = usize::MAX;
+        while !jobs.is_empty() {
+            let limits = self.limits(most);
+            let plan = plan::fill(&object, &mut self.views, self.meta, &mut jobs, limits).await;
+            most = plan.most_next;
+            if let Some((job, cause)) = plan.refused {
+                answers[job.request].1[job.index] = Err(cause);
+            }
+            let Some(Plan { draft, done, clear }) = plan.plan else { continue };
+            let outcomes = match self.commit(draft, clear).await {
+                Fate::TooLarge if done.len() > 1 => {
+                    most = done.len() / 2;
+                    done.into_iter().rev().for_each(|(job, _)| jobs.push_front(job));
+                    continue;
+                }
+                Fate::TooLarge => Err(Error::TooLarge { bytes: 0, bytes_max: limits.log_bytes }),
+                Fate::Failed(cause) => Err(cause),
+                Fate::Done => Ok(()),
+            };
+            for (job, outcome) in done {
+                answers[job.request].1[job.index] = outcomes.clone().map(|()| outcome);
+            }
+        }
+    }
+
+    fn limits(&self, most: usize) -> plan::Limits {
+        let log_bytes = self.engine.transaction().log_bytes_max();
+        // The engine holds an old and a new image of each page of a commit, and takes at most an
+        // eighth of its memory for that.
+        let pages = self.engine.stats().memory_budget_bytes as usize / PAGE_BYTES / 16;
+        // A small memory makes a small log buffer; several values must fit it.
+        let value_bytes = LOGGED_VALUE_BYTES_MAX.min(log_bytes as usize / 16);
+        plan::Limits { most, log_bytes, pages, value_bytes }
+    }
+
+    /// The flip: from here on readers that come see the new state, those that are there the old one.
+    async fn commit(&mut self, draft: Draft<'_>, clear: bool) -> Fate {
+        if draft.is_clean() {
+            return Fate::Done;
+        }
+        let meta = draft.meta;
+        let (transaction, undo) = match draft.into_transaction(&self.engine) {
+            Ok(parts) => parts,
+            Err(Error::Engine(cause)) if cause.kind() == ErrorKind::TooLarge => {
+                return Fate::TooLarge;
+            }
+            Err(cause) => return Fate::Failed(cause),
+        };
+        self.views.begin(undo);
+        let committed = transaction.commit().await;
+        if committed.is_ok() {
+            self.meta = meta;
+        }
+        self.views.advance(self.meta);
+        match committed {
+            Ok(commit) => self.last = Some(commit),
+            Err(cause) if cause.kind() == ErrorKind::TooLarge => return Fate::TooLarge,
+            Err(cause) => return Fate::Failed(cause.into()),
+        }
+        if clear {
+            return self.give_room_back().await;
+        }
+        Fate::Done
+    }
+
+    /// After a clear: the object's space returns to the volume, before a new page may lie there.
+    async fn give_room_back(&mut self) -> Fate {
+        let work = async {
+            if let Some(commit) = self.last.clone() {
+                commit.durable().await?;
+            }
+            self.views.only_current().await;
+            self.object.truncate(u64::from(self.meta.pages) * PAGE_BYTES as u64).await?;
+            self.object.sync().await
+        };
+        match work.await {
+            Ok(()) => Fate::Done,
+            Err(cause) => Fate::Failed(cause.into()),
+        }
+    }
+}
