@@ -130,7 +130,7 @@ impl Comparison {
     /// The table for people: every block, then the verdict.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED);
+        table.load_style(UTF8_FULL_CONDENSED);
         table.set_header([
             "round",
             "target",

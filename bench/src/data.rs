@@ -110,6 +110,19 @@ impl Pattern {
         Err(self.describe(block, generation, bytes))
     }
 
+    /// Whether one block has the head that `fill` made.
+    pub fn is_headed(&self, block: u64, generation: u32, bytes: &[u8]) -> bool {
+        let head = bytes.chunks_exact(WORD).take(HEADER_WORDS).map(word_of);
+        head.eq(self.header(block, generation))
+    }
+
+    /// The generation that a block says it has, if it says that this run made it.
+    fn claimed(&self, bytes: &[u8]) -> Option<u32> {
+        let tag = word_of(&bytes[WORD..2 * WORD]);
+        let seed = word_of(&bytes[2 * WORD..3 * WORD]);
+        (tag >> 32 == MAGIC && seed == self.seed).then_some(tag as u32)
+    }
+
     fn describe(&self, block: u64, generation: u32, bytes: &[u8]) -> String {
         let wanted = format!("block {block} should hold generation {generation}");
         if bytes.iter().all(|&b| b == 0) {
@@ -182,6 +195,40 @@ impl Ledger {
                 known.store(next, Ordering::Release);
             }
             self.pattern.fill(block, next, bytes);
+        }
+    }
+
+    /// Expects the next generation of `block` without making it: somebody else wrote it.
+    pub fn advance(&self, block: u64) {
+        if let Some(known) = self.generations.get(block as usize) {
+            known.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Compares every byte of one block, which may be up to `slack` generations newer than expected;
+    /// whether it is newer.
+    pub fn check_since(&self, block: u64, bytes: &[u8], slack: u32) -> bool {
+        self.checked.fetch_add(1, Ordering::Relaxed);
+        let known = self.generation(block);
+        // A block that is not of this run is named as such by the comparison with what is expected.
+        let found = self.pattern.claimed(bytes).unwrap_or(known);
+        let allowed = (known..=known.saturating_add(slack)).contains(&found);
+        let wanted = if allowed { found } else { known };
+        match self.pattern.check(block, wanted, bytes) {
+            Ok(()) => found > known,
+            Err(what) => {
+                self.mismatch(what);
+                false
+            }
+        }
+    }
+
+    /// Compares the heads of whole blocks only, for reads that are as fast as a comparison.
+    pub fn glance(&self, block: u64, bytes: &[u8]) {
+        for (block, bytes) in (block..).zip(bytes.chunks_exact(BLOCK_SIZE)) {
+            if !self.pattern.is_headed(block, self.generation(block), bytes) {
+                self.check(block, bytes);
+            }
         }
     }
 
@@ -276,5 +323,37 @@ mod tests {
         ledger.check(2, &old);
         assert_eq!((ledger.checked(), ledger.mismatches()), (3, 1));
         assert!(ledger.first_mismatch().unwrap().contains("generation 2"));
+    }
+
+    #[test]
+    fn newer_generations_pass_older_and_far_ones_do_not() {
+        let ledger = Ledger::rewritten(3, 4);
+        let mut block = vec![0; BLOCK_SIZE];
+        ledger.advance(2);
+        let mut try_generation = |generation, slack| {
+            let before = ledger.mismatches();
+            ledger.pattern.fill(2, generation, &mut block);
+            let newer = ledger.check_since(2, &block, slack);
+            (newer, ledger.mismatches() - before)
+        };
+        assert_eq!(try_generation(2, 1), (false, 0));
+        assert_eq!(try_generation(3, 1), (true, 0));
+        assert_eq!(try_generation(1, 1), (false, 1), "an acknowledged write is lost");
+        assert_eq!(try_generation(4, 1), (false, 1), "nobody wrote that");
+        ledger.pattern.fill(2, 3, &mut block);
+        block[4000] ^= 1;
+        assert!(!ledger.check_since(2, &block, 1));
+        assert_eq!(ledger.mismatches(), 3, "a torn block is no newer block");
+    }
+
+    #[test]
+    fn a_glance_sees_a_wrong_head() {
+        let ledger = Ledger::rewritten(3, 4);
+        let mut block = vec![0; BLOCK_SIZE];
+        ledger.pattern.fill(1, 1, &mut block);
+        ledger.glance(1, &block);
+        assert_eq!((ledger.checked(), ledger.mismatches()), (0, 0));
+        ledger.glance(0, &block);
+        assert_eq!((ledger.checked(), ledger.mismatches()), (1, 1));
     }
 }

@@ -100,6 +100,16 @@ pub fn load() -> Load {
     }
 }
 
+/// Processors and kernel, in words.
+pub fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split(": ").nth(1));
+    let model = model.unwrap_or("unknown model");
+    format!("{processors} processors ({model}), Linux {}", kernel.trim())
+}
+
 /// The eighth number of the line of all processors.
 fn parse_steal(stat: &str) -> Option<f64> {
     let line = stat.lines().find_map(|l| l.strip_prefix("cpu "))?;
@@ -138,6 +148,7 @@ mod tests {
     fn this_process_has_used_memory_and_time() {
         assert!(peak_memory_bytes().unwrap() > 100_000);
         assert!(cpu_seconds().unwrap() >= 0.0);
+        assert!(machine().contains("Linux"));
     }
 
     #[test]

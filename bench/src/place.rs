@@ -18,6 +18,8 @@ use crate::target::Place;
 pub struct Wish {
     pub file: Option<PathBuf>,
     pub device: Option<PathBuf>,
+    /// For files of the run's own; the temporary folder if `None`.
+    pub folder: Option<PathBuf>,
     pub keep: bool,
     pub overwrite: bool,
 }
@@ -37,11 +39,12 @@ impl Lodging {
             (None, Some(path)) => (path.clone(), false, false),
             (None, None) => {
                 let name = format!("foliant-bench-{}-{target}.img", std::process::id());
-                (std::env::temp_dir().join(name), false, !wish.keep)
+                let folder = wish.folder.clone().unwrap_or_else(std::env::temp_dir);
+                (folder.join(name), false, !wish.keep)
             }
         };
         check(&path, device, wish.overwrite)?;
-        let place = Place { path, device, size, store, memory };
+        let place = Place { path, device, size, store, memory, write_out: false };
         Ok(Self { place, own })
     }
 }

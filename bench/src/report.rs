@@ -12,8 +12,13 @@ use serde::Serialize;
 
 use crate::data::Ledger;
 use crate::measure::Percentiles;
+use crate::measure::machine;
 use crate::measure::peak_memory_bytes;
 use crate::run::Sample;
+use crate::target::Counters;
+use crate::target::Place;
+use crate::target::Target;
+use crate::workload::PIECE_MAX;
 use crate::workload::show_bytes;
 
 /// How a target came back after it was closed or killed.
@@ -31,6 +36,8 @@ pub struct Title {
     pub workload: String,
     pub target: String,
     pub backend: String,
+    /// Processors and kernel.
+    pub machine: String,
     pub seed: u64,
     pub size_bytes: u64,
     pub memory_bytes: u64,
@@ -49,7 +56,14 @@ pub struct Figures {
     pub sync_latency: Percentiles,
     pub cpu_us_per_op: Option<f64>,
     pub device_bytes_written_per_user_byte: Option<f64>,
-    pub device_flushes_per_op: Option<f64>,
+    pub device_bytes_read_per_user_byte: Option<f64>,
+    pub device_bytes_per_write: Option<f64>,
+    pub device_flushes: Option<u64>,
+    pub device_durable_writes: Option<u64>,
+    /// Flushes and durable writes together.
+    pub device_barriers_per_op: Option<f64>,
+    pub commits_per_group: Option<f64>,
+    pub checkpoints: Option<f64>,
     pub cache_hit_share: Option<f64>,
     pub load_average_before: f64,
     pub load_average_after: f64,
@@ -73,10 +87,51 @@ pub struct Report {
     pub figures: Option<Figures>,
     /// Named durations, in seconds.
     pub phases: Vec<(String, f64)>,
+    /// Named facts that only one workload has.
+    pub notes: Vec<(String, String)>,
     pub recovery: Option<Recovery>,
+    /// The whole process, harness included.
     pub peak_memory_bytes: Option<u64>,
     #[serde(flatten)]
     pub verdict: Verdict,
+}
+
+impl Title {
+    /// The run of `workload` on `T` by `clients`, in the largest pieces.
+    pub fn new<T: Target>(
+        workload: &str,
+        place: &Place,
+        backend: String,
+        seed: u64,
+        clients: usize,
+    ) -> Self {
+        Self {
+            workload: workload.to_owned(),
+            target: T::NAME.to_owned(),
+            backend,
+            machine: machine(),
+            seed,
+            size_bytes: place.size,
+            memory_bytes: place.memory,
+            clients,
+            piece_bytes: PIECE_MAX,
+        }
+    }
+
+    fn rows(&self) -> Vec<(String, String)> {
+        let piece = show_bytes(self.piece_bytes as u64);
+        let rows = [
+            ("workload", self.workload.clone()),
+            ("target", self.target.clone()),
+            ("backend", self.backend.clone()),
+            ("machine", self.machine.clone()),
+            ("data", show_bytes(self.size_bytes)),
+            ("memory allowed", show_bytes(self.memory_bytes)),
+            ("clients", format!("{} of {piece}", self.clients)),
+            ("seed", self.seed.to_string()),
+        ];
+        rows.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    }
 }
 
 impl Verdict {
@@ -96,16 +151,20 @@ impl Figures {
     pub fn of(sample: &Sample, writes: bool) -> Self {
         let seconds = sample.elapsed.as_secs_f64();
         let ops = sample.ops.max(1) as f64;
-        let grown = |before: Option<u64>, after: Option<u64>| {
-            let (before, after) = before.zip(after)?;
+        let (before, after) = (&sample.before, &sample.after);
+        let grown = |pick: fn(&Counters) -> Option<u64>| {
+            let (before, after) = pick(before).zip(pick(after))?;
             Some(after.saturating_sub(before) as f64)
         };
-        let (before, after) = (&sample.before, &sample.after);
-        let written = grown(before.device_bytes_written, after.device_bytes_written);
-        let flushes = grown(before.device_flushes, after.device_flushes);
-        let hits = grown(before.cache_hits, after.cache_hits);
-        let misses = grown(before.cache_misses, after.cache_misses);
-        let share = hits.zip(misses).filter(|(h, m)| h + m > 0.0);
+        let written = grown(|c| Some(c.device?.bytes_written));
+        let read = grown(|c| Some(c.device?.bytes_read));
+        let device_writes = grown(|c| Some(c.device?.writes)).filter(|n| *n > 0.0);
+        let flushes = grown(|c| Some(c.device?.flushes));
+        let durable = grown(|c| Some(c.device?.durable_writes));
+        let hits = grown(|c| c.cache_hits);
+        let share = hits.zip(grown(|c| c.cache_misses)).filter(|(h, m)| h + m > 0.0);
+        let user_bytes = sample.bytes.max(1) as f64;
+        let ratio = |over: Option<(f64, f64)>| over.map(|(a, b)| a / b);
         Self {
             seconds,
             ops: sample.ops,
@@ -114,10 +173,19 @@ impl Figures {
             latency: sample.latencies.percentiles(),
             sync_latency: sample.sync_latencies.percentiles(),
             cpu_us_per_op: sample.cpu_seconds.map(|cpu| cpu * 1e6 / ops),
-            device_bytes_written_per_user_byte: written
+            device_bytes_written_per_user_byte: written.filter(|_| writes).map(|b| b / user_bytes),
+            device_bytes_read_per_user_byte: read.filter(|_| !writes).map(|b| b / user_bytes),
+            device_bytes_per_write: ratio(written.zip(device_writes)),
+            device_flushes: flushes.map(|n| n as u64),
+            device_durable_writes: durable.map(|n| n as u64),
+            device_barriers_per_op: flushes
+                .zip(durable)
                 .filter(|_| writes)
-                .map(|bytes| bytes / sample.bytes.max(1) as f64),
-            device_flushes_per_op: flushes.filter(|_| writes).map(|count| count / ops),
+                .map(|(flushes, durable)| (flushes + durable) / ops),
+            commits_per_group: ratio(
+                grown(|c| c.commits).zip(grown(|c| c.commit_groups).filter(|n| *n > 0.0)),
+            ),
+            checkpoints: grown(|c| c.checkpoints).filter(|_| writes),
             cache_hit_share: share.filter(|_| !writes).map(|(h, m)| h / (h + m)),
             load_average_before: sample.load_before.average,
             load_average_after: sample.load_after.average,
@@ -138,10 +206,25 @@ impl Figures {
             row("CPU per op", format!("{cpu:.2} us"));
         }
         if let Some(ratio) = self.device_bytes_written_per_user_byte {
-            row("device bytes per user byte", format!("{ratio:.3}"));
+            row("device bytes written per user byte", format!("{ratio:.3}"));
         }
-        if let Some(flushes) = self.device_flushes_per_op {
-            row("device flushes per op", format!("{flushes:.4}"));
+        if let Some(ratio) = self.device_bytes_read_per_user_byte {
+            row("device bytes read per user byte", format!("{ratio:.3}"));
+        }
+        if let Some(bytes) = self.device_bytes_per_write {
+            row("mean device write", show_bytes(bytes as u64));
+        }
+        if let Some(barriers) = self.device_barriers_per_op {
+            let flushes = self.device_flushes.unwrap_or(0);
+            let durable = self.device_durable_writes.unwrap_or(0);
+            let text = format!("{flushes} flushes, {durable} durable writes, {barriers:.4} per op");
+            row("device barriers", text);
+        }
+        if let Some(share) = self.commits_per_group {
+            row("transactions per log write", format!("{share:.2}"));
+        }
+        if let Some(count) = self.checkpoints {
+            row("checkpoints", format!("{count:.0}"));
         }
         if let Some(share) = self.cache_hit_share {
             row("cache hits", format!("{:.1} %", share * 100.0));
@@ -166,6 +249,7 @@ impl Report {
             title,
             figures,
             phases: Vec::new(),
+            notes: Vec::new(),
             recovery: None,
             peak_memory_bytes: peak_memory_bytes(),
             verdict: Verdict::of(ledger),
@@ -177,27 +261,21 @@ impl Report {
         self.phases.push((name.to_owned(), time.as_secs_f64()));
     }
 
+    /// Adds a named fact.
+    pub fn note(&mut self, name: &str, value: String) {
+        self.notes.push((name.to_owned(), value));
+    }
+
     /// The table for people.
     pub fn table(&self) -> Table {
-        let title = &self.title;
-        let mut rows = vec![
-            ("workload".to_owned(), title.workload.clone()),
-            ("target".to_owned(), title.target.clone()),
-            ("backend".to_owned(), title.backend.clone()),
-            ("data".to_owned(), show_bytes(title.size_bytes)),
-            ("memory allowed".to_owned(), show_bytes(title.memory_bytes)),
-            (
-                "clients".to_owned(),
-                format!("{} of {}", title.clients, show_bytes(title.piece_bytes as u64)),
-            ),
-            ("seed".to_owned(), title.seed.to_string()),
-        ];
+        let mut rows = self.title.rows();
         if let Some(figures) = &self.figures {
             figures.rows(&mut rows);
         }
         for (name, seconds) in &self.phases {
             rows.push((name.clone(), format!("{seconds:.3} s")));
         }
+        rows.extend(self.notes.iter().cloned());
         if let Some(r) = &self.recovery {
             let text = format!(
                 "{} transactions, {}, {} blocks home, {:.1} ms",
@@ -213,7 +291,7 @@ impl Report {
         }
         rows.push(("verified".to_owned(), self.verdict.sentence()));
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED);
+        table.load_style(UTF8_FULL_CONDENSED);
         rows.into_iter().for_each(|(name, value)| {
             table.add_row([name, value]);
         });
@@ -247,6 +325,7 @@ mod tests {
             workload: "w".into(),
             target: "t".into(),
             backend: "b".into(),
+            machine: "m".into(),
             seed: 1,
             size_bytes: 4096,
             memory_bytes: 4096,

@@ -24,9 +24,14 @@ use crate::measure::Load;
 use crate::measure::cpu_seconds;
 use crate::measure::load;
 use crate::progress::Progress;
+use crate::report::Figures;
+use crate::report::Recovery;
+use crate::report::Report;
+use crate::report::Title;
 use crate::target::Counters;
 use crate::target::Place;
 use crate::target::Target;
+use crate::targets::write_out;
 use crate::workload::Order;
 use crate::workload::PIECE_MAX;
 use crate::workload::Shape;
@@ -90,16 +95,12 @@ struct Tally {
 /// Writes generation 1 over the whole of a target, in order, and syncs.
 pub async fn fill<T: Target>(target: &T, ledger: &Ledger, size: u64, bar: &Progress) -> Result<()> {
     let mut scratch = vec![0; PIECE_MAX];
-    let mut at = 0;
-    while at < size {
-        let piece = piece_at(at, size);
+    for (at, piece) in pieces(size) {
         let block = at / BLOCK_SIZE as u64;
-        let write = target.write(at, &mut scratch[..piece], |out| {
-            ledger.pattern.fill(block, 1, out);
-        });
-        write.await?;
-        at += piece as u64;
-        bar.at(at);
+        let make = |out: &mut [u8]| ledger.pattern.fill(block, 1, out);
+        target.write(at, &mut scratch[..piece], make).await?;
+        bar.at(at + piece as u64);
+        tokio::task::consume_budget().await;
     }
     target.sync().await
 }
@@ -114,31 +115,30 @@ pub async fn verify<T: Target>(
     if target.size() < size {
         ledger.mismatch(format!("{} bytes are left of {size}", target.size()));
     }
-    let size = size.min(target.size());
     let mut scratch = vec![0; PIECE_MAX];
-    let mut at = 0;
-    while at < size {
-        let piece = piece_at(at, size);
+    for (at, piece) in pieces(size.min(target.size())) {
         let block = at / BLOCK_SIZE as u64;
-        let read = target.read(at, &mut scratch[..piece], |bytes| ledger.check(block, bytes));
-        read.await?;
-        at += piece as u64;
-        bar.at(at);
+        let see = |bytes: &[u8]| ledger.check(block, bytes);
+        target.read(at, &mut scratch[..piece], see).await?;
+        bar.at(at + piece as u64);
         tokio::task::consume_budget().await;
     }
     Ok(())
 }
 
-/// The largest power of two of blocks that lies between `at` and `size`.
-fn piece_at(at: u64, size: u64) -> usize {
-    let blocks = ((size - at) / BLOCK_SIZE as u64).min((PIECE_MAX / BLOCK_SIZE) as u64);
-    assert!(blocks > 0, "sizes are whole blocks");
-    BLOCK_SIZE << blocks.ilog2()
+/// Offsets and lengths that cover `size` bytes: powers of two of blocks, as large as may be.
+pub fn pieces(size: u64) -> impl Iterator<Item = (u64, usize)> {
+    let next = move |at: u64| {
+        let blocks = ((size - at) / BLOCK_SIZE as u64).min((PIECE_MAX / BLOCK_SIZE) as u64);
+        Some((at, BLOCK_SIZE << blocks.checked_ilog2()?))
+    };
+    std::iter::successors(next(0), move |&(at, len)| next(at + len as u64))
 }
 
 impl<T: Target> Session<T> {
     /// Makes the target and fills it.
     pub async fn start(place: &Place, shape: &Shape, seed: u64) -> Result<Self> {
+        write_out(place).await?;
         T::make(place).await?;
         let target = T::open(place).await?;
         let ledger = Arc::new(Ledger::rewritten(seed, place.size / BLOCK_SIZE as u64));
@@ -203,10 +203,24 @@ impl<T: Target> Session<T> {
         })
     }
 
+    /// Measures, ends the session, and gathers everything into a report.
+    pub async fn report(self, name: &str, time: Duration, seed: u64) -> Result<Report> {
+        let sample = self.measure(time, seed).await?;
+        let figures = Figures::of(&sample, self.shape.verb != Verb::Read);
+        let (ledger, clients) = (self.ledger.clone(), self.shape.clients);
+        let mut title = Title::new::<T>(name, &self.place, self.target.backend(), seed, clients);
+        title.piece_bytes = self.shape.piece;
+        let (reopening, recovery) = self.finish().await?;
+        let mut report = Report::new(title, Some(figures), &ledger);
+        report.phase("reopen", reopening);
+        report.recovery = recovery;
+        Ok(report)
+    }
+
     /// Syncs, closes, opens again and reads everything; the ledger keeps what was wrong.
     ///
     /// Gives back how long the opening took, and how the target recovered.
-    pub async fn finish(self) -> Result<(Duration, Option<crate::report::Recovery>)> {
+    pub async fn finish(self) -> Result<(Duration, Option<Recovery>)> {
         let Self { target, ledger, place, .. } = self;
         target.sync().await?;
         target.close().await?;
@@ -260,7 +274,11 @@ impl<T: Target> Common<T> {
         let start = Instant::now();
         match self.shape.verb {
             Verb::Read => {
-                let see = |bytes: &[u8]| ledger.check(block, bytes);
+                let glance = self.shape.glance;
+                let see = |bytes: &[u8]| match glance {
+                    true => ledger.glance(block, bytes),
+                    false => ledger.check(block, bytes),
+                };
                 self.target.read(offset, scratch, see).await?;
             }
             Verb::Write => {
@@ -309,5 +327,23 @@ impl<T: Target> Common<T> {
     fn heard(&self) -> Result<()> {
         let mut first = self.failure.lock().unwrap_or_else(|e| e.into_inner());
         first.take().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_every_block_once() {
+        for blocks in [0_u64, 1, 3, 255, 256, 257, 1000] {
+            let mut end = 0;
+            for (at, len) in pieces(blocks * BLOCK_SIZE as u64) {
+                assert_eq!(at, end);
+                assert!(len.is_power_of_two() && (BLOCK_SIZE..=PIECE_MAX).contains(&len));
+                end = at + len as u64;
+            }
+            assert_eq!(end, blocks * BLOCK_SIZE as u64);
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use foliant_device::wrap::count::Snapshot;
 
 use crate::report::Recovery;
 
@@ -24,22 +25,27 @@ pub struct Place {
     pub store: u64,
     /// Memory that the target may use, in bytes.
     pub memory: u64,
+    /// Write the whole file once before it is used.
+    pub write_out: bool,
 }
 
-/// Totals since the target was opened; `None` is unknown.
+/// Totals since the target was opened; `None` is what the target does not have.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counters {
-    pub device_bytes_written: Option<u64>,
-    pub device_flushes: Option<u64>,
+    pub device: Option<Snapshot>,
     pub cache_hits: Option<u64>,
     pub cache_misses: Option<u64>,
+    pub commits: Option<u64>,
     pub commit_groups: Option<u64>,
+    pub checkpoints: Option<u64>,
 }
 
 /// One array of bytes under measurement. Clones are the same target.
 pub trait Target: Clone + Send + Sync + 'static {
     /// The name on the command line.
     const NAME: &'static str;
+    /// It has a cache and works ahead, so that one client is enough where order allows it.
+    const CACHES: bool;
 
     /// Makes an empty target at `place`, whatever was there.
     fn make(place: &Place) -> impl Future<Output = Result<()>> + Send;

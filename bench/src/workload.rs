@@ -42,8 +42,11 @@ pub struct Shape {
     pub sync_every: Option<u64>,
     /// One sync at the end belongs to the measured time.
     pub final_sync: bool,
-    /// Every piece is read once before the measurement.
+    /// Every piece is read, and compared whole, once before the measurement.
     pub warm: bool,
+    /// In the measured time, only the head of each block is compared: where comparing costs as much
+    /// as the read. All bytes are compared before (`warm`) and after.
+    pub glance: bool,
     /// User data as a share of the store, in percent.
     pub fill_percent: u64,
 }
@@ -79,12 +82,13 @@ const RANDOM_READ: Shape = Shape {
     sync_every: None,
     final_sync: false,
     warm: false,
+    glance: false,
     fill_percent: 50,
 };
 
 const COMMIT: Shape = Shape { verb: Verb::Commit, ..RANDOM_READ };
 
-/// Every workload but `fill-verify`, which has a file of its own.
+/// Every workload but `fill-verify` and `kill-reopen`, which have files of their own.
 pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "random-read",
@@ -130,11 +134,11 @@ pub const WORKLOADS: &[Workload] = &[
         about: "4 KiB reads at random over data that fits the memory, one client",
         size: 256 * MIB,
         memory: 512 * MIB,
-        base: Shape { clients: 1, warm: true, ..RANDOM_READ },
+        base: Shape { clients: 1, warm: true, glance: true, ..RANDOM_READ },
         bare: None,
     },
     Workload {
-        name: "commit-1",
+        name: "durable-commit-1",
         about: "durable commits of one 4 KiB block at random, one client",
         size: 256 * MIB,
         memory: 128 * MIB,
@@ -142,7 +146,7 @@ pub const WORKLOADS: &[Workload] = &[
         bare: None,
     },
     Workload {
-        name: "commit-16",
+        name: "durable-commit-16",
         about: "the same with 16 clients",
         size: 256 * MIB,
         memory: 128 * MIB,
@@ -150,7 +154,7 @@ pub const WORKLOADS: &[Workload] = &[
         bare: None,
     },
     Workload {
-        name: "commit-64",
+        name: "durable-commit-64",
         about: "the same with 64 clients",
         size: 256 * MIB,
         memory: 128 * MIB,
@@ -159,9 +163,6 @@ pub const WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// The name of the workload that `fill.rs` runs.
-pub const FILL_VERIFY: &str = "fill-verify";
-
 impl Workload {
     /// Finds a workload by name; the error lists all names.
     pub fn named(name: &str) -> Result<&'static Self> {
@@ -169,13 +170,13 @@ impl Workload {
             return Ok(found);
         }
         let known: Vec<&str> = WORKLOADS.iter().map(|w| w.name).collect();
-        bail!("no workload {name:?}; there are {}, {FILL_VERIFY}", known.join(", "));
+        bail!("no workload {name:?}; for a measurement there are {}", known.join(", "));
     }
 
-    /// The shape for a target; `bare` is one without a cache. Errors name the bad wish.
-    pub fn shape(&self, bare: bool, wishes: &Wishes) -> Result<Shape> {
+    /// The shape for a target with or without a cache of its own. Errors name the bad wish.
+    pub fn shape(&self, caches: bool, wishes: &Wishes) -> Result<Shape> {
         let mut shape = self.base.clone();
-        if let Some((clients, piece)) = self.bare.filter(|_| bare) {
+        if let Some((clients, piece)) = self.bare.filter(|_| !caches) {
             (shape.clients, shape.piece) = (clients, piece);
         }
         shape.clients = wishes.clients.unwrap_or(shape.clients);
@@ -267,19 +268,19 @@ mod tests {
     #[test]
     fn every_workload_has_a_sound_shape_for_both_kinds_of_target() {
         for workload in WORKLOADS {
-            for bare in [false, true] {
-                let shape = workload.shape(bare, &Wishes::default()).unwrap();
+            for caches in [true, false] {
+                let shape = workload.shape(caches, &Wishes::default()).unwrap();
                 let size = workload.size(&shape, &Wishes::default()).unwrap();
                 assert_eq!(size, workload.size, "{} loses data to rounding", workload.name);
             }
         }
-        assert!(Workload::named("no-such").unwrap_err().to_string().contains("commit-16"));
+        assert!(Workload::named("no-such").unwrap_err().to_string().contains("durable-commit-16"));
     }
 
     #[test]
     fn absurd_wishes_are_refused() {
         let workload = Workload::named("random-write-sync").unwrap();
-        let refused = |wishes: Wishes| workload.shape(false, &wishes).is_err();
+        let refused = |wishes: Wishes| workload.shape(true, &wishes).is_err();
         let none = Wishes::default;
         assert!(refused(Wishes { clients: Some(0), ..none() }));
         assert!(refused(Wishes { piece: Some(5000), ..none() }));
@@ -287,7 +288,7 @@ mod tests {
         assert!(refused(Wishes { clients: Some(3), ..none() }));
         assert!(refused(Wishes { fill_percent: Some(0), ..none() }));
         let reading = Workload::named("random-read").unwrap();
-        assert!(reading.shape(false, &Wishes { sync_every: Some(64), ..none() }).is_err());
+        assert!(reading.shape(true, &Wishes { sync_every: Some(64), ..none() }).is_err());
     }
 
     #[test]

@@ -47,7 +47,9 @@ pub type IoFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// What a read gives back: the buffers, filled if the result is `Ok`, and the result.
 ///
-/// After an error the buffers hold unspecified engine bytes and may be used again.
+/// After an error the buffers hold unspecified engine bytes and may be used again. They are missing (an
+/// empty vector) only when the runtime that served the device has ended, or the kernel never gave them
+/// back.
 pub type ReadOutcome = (Vec<Buffer>, Result<()>);
 
 /// How far a write must have gone when it completes.

@@ -90,3 +90,28 @@ impl DeviceError {
 
 /// The result of a device operation.
 pub type Result<T> = std::result::Result<T, DeviceError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_becomes_a_kind() {
+        for (number, kind) in [
+            (libc::EIO, DeviceErrorKind::Io),
+            (libc::ENOSPC, DeviceErrorKind::NoSpace),
+            (libc::EDQUOT, DeviceErrorKind::NoSpace),
+            (libc::ENODEV, DeviceErrorKind::Gone),
+            (libc::ENXIO, DeviceErrorKind::Gone),
+            (libc::EOPNOTSUPP, DeviceErrorKind::Unsupported),
+            (libc::EINVAL, DeviceErrorKind::InvalidInput),
+            (libc::EBADF, DeviceErrorKind::Io),
+        ] {
+            let source = io::Error::from_raw_os_error(number);
+            let error = DeviceError::from_io(Operation::Write, 4096, 512, &source);
+            assert_eq!(error.kind, kind, "{source}");
+            let told = error.to_string();
+            assert!(told.contains("512 bytes at byte 4096"), "no place: {told}");
+        }
+    }
+}

@@ -60,3 +60,22 @@ impl Geometry {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_checked_without_overflow_and_the_error_names_the_place() {
+        let geometry = Geometry::plain(10);
+        for (block, count) in [(0, 0), (0, 10), (9, 1), (10, 0)] {
+            assert!(geometry.check(Operation::Read, block, count).is_ok(), "{block} + {count}");
+        }
+        for (block, count) in [(0, 11), (10, 1), (11, 0), (u64::MAX, 1), (1, u64::MAX)] {
+            let error = geometry.check(Operation::Write, block, count).unwrap_err();
+            assert_eq!((error.op, error.kind), (Operation::Write, DeviceErrorKind::OutOfRange));
+            assert_eq!(error.offset, block.saturating_mul(4096));
+            assert!(error.to_string().contains("10 blocks"), "{error}");
+        }
+    }
+}

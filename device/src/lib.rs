@@ -12,13 +12,13 @@
 //! | [`uring`] | the ring: probe, slots, operations, driver |
 //! | [`sim`] | a simulated disk with a volatile and a durable image, faults, and a trace |
 //! | [`wrap`] | decorators: counting, delaying |
+//! | `conformance` | the treaty as a test suite (feature `testing`) |
 
 pub mod backend;
 pub mod buffer;
 pub mod contract;
 pub mod error;
 pub mod geometry;
-mod meters;
 pub mod sim;
 pub mod uring;
 pub mod wrap;

@@ -98,7 +98,7 @@ fn a_runtime_that_ends_gives_up_the_lock() {
 async fn a_block_device_is_exclusive_too() {
     let disk = match support::Loop::new(BYTES) {
         Ok(disk) => disk,
-        Err(why) => return println!("SKIPPED: no loop device to test on: {why}"),
+        Err(why) => return support::skipped(&format!("no loop device to test on: {why}")),
     };
     for backend in BACKENDS {
         let device = open(&disk.path, backend).await.unwrap();

@@ -66,7 +66,7 @@ async fn a_file_over_threads_from_several_threads() {
 async fn a_block_device() {
     let disk = match support::Loop::new(BYTES) {
         Ok(disk) => disk,
-        Err(why) => return println!("SKIPPED: no loop device to test on: {why}"),
+        Err(why) => return support::skipped(&format!("no loop device to test on: {why}")),
     };
     for backend in [BackendChoice::Ring, BackendChoice::Threads] {
         conformance::check(|| open(disk.path.clone(), backend, 64)).await;

@@ -188,3 +188,29 @@ fn the_trace_tells_what_was_over_before_what() {
         assert_eq!(disk.requests(), 22);
     });
 }
+
+#[test]
+fn a_caller_that_overlaps_its_requests_is_noticed() {
+    with_disk(8, async |disk, device, arena| {
+        disk.inject(FaultRule::new(Fault::Hang).times(4));
+        let pair = || vec![arena.allocate(1).unwrap()];
+        let mut kept = vec![device.read(10, pair()), device.read(11, pair())];
+        assert_eq!(disk.overlaps(), 0, "reads may overlap");
+        let writing = write(&device, &arena, 12, 1);
+        let zeroing = device.write_zeroes(20, 5);
+        assert_eq!(disk.overlaps(), 0, "not polled yet, and elsewhere");
+        kept.push(device.read(24, pair()));
+        assert_eq!(disk.overlaps(), 1);
+        let (written, zeroed) = futures_util::future::join(writing, async {
+            tokio::task::yield_now().await;
+            disk.release();
+            zeroing.await
+        })
+        .await;
+        written.and(zeroed).unwrap();
+        assert_eq!(disk.overlaps(), 2, "the second read covered block 12");
+        join_all(kept).await;
+        write(&device, &arena, 12, 1).await.unwrap();
+        assert_eq!(disk.overlaps(), 2);
+    });
+}

@@ -147,7 +147,7 @@ impl Drop for Small {
 async fn a_full_disk() {
     let small = match Small::new() {
         Ok(small) => small,
-        Err(why) => return println!("SKIPPED: no small file system to fill: {why}"),
+        Err(why) => return support::skipped(&format!("no small file system to fill: {why}")),
     };
     let path = small.0.file("store");
     for backend in BACKENDS {

@@ -1,3 +1,5 @@
+//! Foliant: an async storage engine to embed in services.
+//!
 #![doc = include_str!("../../README.md")]
 //!
 //! # The house

@@ -42,6 +42,8 @@ pub const WRITEBACK_BATCH_BLOCKS: u64 = 1024;
 pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
 /// Device writes of one batch in flight at once.
 pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 8;
+/// Largest read that hands out shared memory: the largest piece of memory there is.
+pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
 /// Largest read-ahead window in blocks (1 MiB).
 pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
 /// How often a write or a read remaps after a stale mapping before it is an error.

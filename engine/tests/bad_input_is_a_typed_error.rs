@@ -1,6 +1,8 @@
 //! Files that are no store, damaged stores, and arguments that make no sense: each gives an error that
 //! says what and where, and touches nothing.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests as in tests: a failed unwrap is the failed test.
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;

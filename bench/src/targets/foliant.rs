@@ -1,16 +1,20 @@
 //! Foliant itself: one object of a store, through the public API alone.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
+use foliant_device::wrap::count::Counters as Counted;
 
 use crate::report::Recovery;
 use crate::target::Counters;
 use crate::target::Place;
 use crate::target::Target;
+use crate::targets::open_counted;
 
 const OBJECT: &str = "bench";
 
@@ -19,10 +23,12 @@ const OBJECT: &str = "bench";
 pub struct Foliant {
     engine: Engine,
     object: Object,
+    counted: Arc<Counted>,
 }
 
 impl Target for Foliant {
     const NAME: &'static str = "foliant";
+    const CACHES: bool = true;
 
     async fn make(place: &Place) -> Result<()> {
         let format = Engine::format(&place.path).force(true);
@@ -34,14 +40,15 @@ impl Target for Foliant {
     }
 
     async fn open(place: &Place) -> Result<Self> {
-        let options = Engine::open(&place.path).memory_bytes(place.memory);
+        let (device, counted) = open_counted(place, None).await?;
+        let options = Engine::open_device(device).memory_bytes(place.memory);
         let engine = options.run().await.context("opening the store")?;
         let object = match engine.object(OBJECT).await {
             Err(e) if e.kind() == ErrorKind::NotFound => engine.create(OBJECT).await,
             found => found,
         };
         let object = object.context("opening the object")?;
-        Ok(Self { engine, object })
+        Ok(Self { engine, object, counted })
     }
 
     fn size(&self) -> u64 {
@@ -84,11 +91,12 @@ impl Target for Foliant {
     fn counters(&self) -> Counters {
         let stats = self.engine.stats();
         Counters {
-            device_bytes_written: Some(stats.device_bytes_written),
-            device_flushes: Some(stats.device_flushes),
+            device: Some(self.counted.snapshot()),
             cache_hits: Some(stats.cache_hits),
             cache_misses: Some(stats.cache_misses),
+            commits: Some(stats.commits),
             commit_groups: Some(stats.commit_groups),
+            checkpoints: Some(stats.checkpoints),
         }
     }
 

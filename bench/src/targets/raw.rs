@@ -5,8 +5,6 @@
 //! content is made and seen in the buffers that the kernel fills, without a copy.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use anyhow::Result;
@@ -16,11 +14,13 @@ use foliant_device::BLOCK_SIZE;
 use foliant_device::Buffer;
 use foliant_device::Device;
 use foliant_device::Persist;
+use foliant_device::wrap::count::Counters as Counted;
 
 use crate::report::Recovery;
 use crate::target::Counters;
 use crate::target::Place;
 use crate::target::Target;
+use crate::targets::open_counted;
 use crate::workload::PIECE_MAX;
 
 /// Enough for the deepest sequential queue of the largest pieces.
@@ -32,13 +32,7 @@ pub struct Raw {
     device: Device,
     arena: Arena,
     size: u64,
-    totals: Arc<Totals>,
-}
-
-#[derive(Default)]
-struct Totals {
-    written: AtomicU64,
-    flushes: AtomicU64,
+    counted: Arc<Counted>,
 }
 
 impl Raw {
@@ -62,31 +56,27 @@ impl Raw {
         let mut buffer = self.buffer(len).await;
         fill(buffer.get_mut().context("a fresh buffer is unique")?);
         let block = offset / BLOCK_SIZE as u64;
-        self.device.write(block, vec![buffer.into()], persist).await?;
-        self.totals.written.fetch_add(len as u64, Ordering::Relaxed);
-        Ok(())
+        Ok(self.device.write(block, vec![buffer.into()], persist).await?)
     }
 }
 
 impl Target for Raw {
     const NAME: &'static str = "raw";
+    const CACHES: bool = false;
 
     async fn make(place: &Place) -> Result<()> {
-        if !place.device {
-            let file = std::fs::File::create(&place.path).context("making the file")?;
-            file.set_len(place.size).context("sizing the file")?;
-        }
-        Ok(())
+        let (device, _) = open_counted(place, Some(place.size)).await?;
+        Ok(device.close().await?)
     }
 
     async fn open(place: &Place) -> Result<Self> {
-        let device = open_device(place)?;
+        let (device, counted) = open_counted(place, None).await?;
         let capacity = device.geometry().blocks * BLOCK_SIZE as u64;
         let size = place.size;
         ensure!(capacity >= size, "the device has {capacity} bytes, {size} were asked for");
         let arena = Arena::new(ARENA_PIECES * PIECE_MAX)?;
         device.register(&arena);
-        Ok(Self { device, arena, size, totals: Arc::default() })
+        Ok(Self { device, arena, size, counted })
     }
 
     fn size(&self) -> u64 {
@@ -116,21 +106,15 @@ impl Target for Raw {
     where
         F: FnOnce(&mut [u8]) + Send,
     {
-        self.totals.flushes.fetch_add(1, Ordering::Relaxed);
         self.put(offset, scratch.len(), fill, Persist::Durable).await
     }
 
     async fn sync(&self) -> Result<()> {
-        self.totals.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(self.device.flush().await?)
     }
 
     fn counters(&self) -> Counters {
-        Counters {
-            device_bytes_written: Some(self.totals.written.load(Ordering::Relaxed)),
-            device_flushes: Some(self.totals.flushes.load(Ordering::Relaxed)),
-            ..Counters::default()
-        }
+        Counters { device: Some(self.counted.snapshot()), ..Counters::default() }
     }
 
     fn backend(&self) -> String {
@@ -145,9 +129,4 @@ impl Target for Raw {
     async fn close(self) -> Result<()> {
         Ok(self.device.close().await?)
     }
-}
-
-fn open_device(place: &Place) -> Result<Device> {
-    let blocks = place.size / BLOCK_SIZE as u64;
-    Ok(Device::new(foliant_device::backend::mem::MemDevice::new(blocks)))
 }

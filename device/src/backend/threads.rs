@@ -36,7 +36,7 @@ use crate::error::Operation;
 use crate::error::Result;
 use crate::geometry::BLOCK_SIZE;
 use crate::geometry::Geometry;
-use crate::meters::Meters;
+use crate::uring::meters::Meters;
 
 /// A file or block device served by blocking calls.
 #[derive(Debug)]

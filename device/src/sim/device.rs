@@ -1,14 +1,13 @@
 //! The simulated disk as an engine sees it.
 //!
 //! Guarantees the contract, until the power goes: then every request in flight, and every later
-//! one, ends with `Gone`. A request whose future was dropped goes on, and gives its memory back when
-//! it ends (a small task waits for it, if a runtime is at hand). Made by `SimDisk::attach`.
+//! one, ends with `Gone`. A request whose future was dropped goes on, but gives its memory back at once
+//! (unless it hangs), which a real device could not. Made by `SimDisk::attach`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use tokio::runtime;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
 
@@ -27,11 +26,11 @@ use crate::geometry::BLOCK_SIZE;
 use crate::geometry::Geometry;
 use crate::sim::image;
 use crate::sim::image::Change;
-use crate::sim::platter::Asked;
-use crate::sim::platter::Handle;
 use crate::sim::platter::Platter;
-use crate::sim::platter::Standing;
-use crate::sim::platter::Work;
+use crate::sim::request::Asked;
+use crate::sim::request::Handle;
+use crate::sim::request::Standing;
+use crate::sim::request::Work;
 
 /// One plugging-in of a [`super::SimDisk`].
 #[derive(Debug)]
@@ -80,15 +79,14 @@ impl SimDevice {
         }
     }
 
-    fn change(
+    fn simple(
         &self,
         operation: Operation,
         block: u64,
         count: u64,
-        change: Change,
-        persist: Persist,
+        work: Work,
     ) -> IoFuture<Result<()>> {
-        let request = self.start(operation, block, count, Work::Change { change, persist });
+        let request = self.start(operation, block, count, work);
         Box::pin(async move { request.await.1 })
     }
 }
@@ -122,17 +120,7 @@ impl Drop for Ticket {
         if self.taken {
             return;
         }
-        let standing = self.platter.with(|state| state.orphan(self.id));
-        // One that hangs is finished by whoever releases it.
-        let (Some(Standing::Until(at)), Ok(runtime)) = (standing, runtime::Handle::try_current())
-        else {
-            return;
-        };
-        let platter = self.platter.clone();
-        runtime.spawn(async move {
-            sleep_until(at).await;
-            platter.with(|_| ());
-        });
+        self.platter.with(|state| state.orphan(self.id));
     }
 }
 
@@ -159,22 +147,24 @@ impl BlockDevice for SimDevice {
         let pages: Vec<_> =
             from.iter().flat_map(|s| s.chunks_exact(BLOCK_SIZE)).map(image::page).collect();
         let count = pages.len() as u64;
-        self.change(Operation::Write, block, count, Change::Pages(pages), persist)
+        let work = Work::Change { change: Change::Pages(pages), persist, held: from };
+        self.simple(Operation::Write, block, count, work)
     }
 
     fn flush(&self) -> IoFuture<Result<()>> {
-        let request = self.start(Operation::Flush, 0, 0, Work::Flush);
-        Box::pin(async move { request.await.1 })
+        self.simple(Operation::Flush, 0, 0, Work::Flush)
     }
 
     fn discard(&self, block: u64, count: u64) -> IoFuture<Result<()>> {
         let change = self.platter.with(|state| state.discarded(count));
-        self.change(Operation::Discard, block, count, change, Persist::Cached)
+        let work = Work::Change { change, persist: Persist::Cached, held: Vec::new() };
+        self.simple(Operation::Discard, block, count, work)
     }
 
     fn write_zeroes(&self, block: u64, count: u64) -> IoFuture<Result<()>> {
         let change = Change::Zero(count);
-        self.change(Operation::WriteZeroes, block, count, change, Persist::Cached)
+        let work = Work::Change { change, persist: Persist::Cached, held: Vec::new() };
+        self.simple(Operation::WriteZeroes, block, count, work)
     }
 
     fn close(&self) -> IoFuture<Result<()>> {

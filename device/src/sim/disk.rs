@@ -9,44 +9,11 @@ use std::sync::Arc;
 use crate::geometry::BLOCK_SIZE;
 use crate::sim::device::SimDevice;
 use crate::sim::image;
+use crate::sim::options::SimOptions;
 use crate::sim::plan::FaultRule;
 use crate::sim::plan::RuleId;
 use crate::sim::platter::Platter;
 use crate::sim::trace::Record;
-
-/// What kind of disk is simulated.
-#[derive(Debug, Clone)]
-pub struct SimOptions {
-    /// Decides every delay, order and loss.
-    pub seed: u64,
-    /// A request takes 0 to this many milliseconds. Timers count in milliseconds, so that finer
-    /// delays would all be the same.
-    pub latency_ms_max: u64,
-    /// Writes that are not durable may be lost until a flush.
-    pub volatile_cache: bool,
-    /// The geometry says that discard does something (it does in any case).
-    pub discard: bool,
-    /// The geometry says that zeroing is cheap.
-    pub write_zeroes: bool,
-    /// Flushes are acknowledged and do nothing: a test that passes with this tests nothing.
-    pub flush_lies: bool,
-    /// How many requests [`SimDisk::trace`] remembers.
-    pub trace_records_max: usize,
-}
-
-impl Default for SimOptions {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            latency_ms_max: 4,
-            volatile_cache: true,
-            discard: true,
-            write_zeroes: true,
-            flush_lies: false,
-            trace_records_max: 4096,
-        }
-    }
-}
 
 /// A simulated disk. Clones are handles to the same medium.
 #[derive(Debug, Clone)]
@@ -158,6 +125,12 @@ impl SimDisk {
     /// How many requests were made of the disk, by all handles together.
     pub fn requests(&self) -> u64 {
         self.platter.with(|state| state.requests)
+    }
+
+    /// How many requests started while another one on the same blocks was in flight, at least one of
+    /// the two changing them. The treaty forbids that to the caller: a test may demand zero.
+    pub fn overlaps(&self) -> u64 {
+        self.platter.with(|state| state.overlaps)
     }
 
     /// How many of them have not ended.

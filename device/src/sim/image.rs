@@ -255,3 +255,73 @@ fn merge(page: &Page, below: Page, arrived: impl Fn(u64) -> bool) -> Page {
     }
     Some(Arc::new(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full_of(byte: u8) -> Page {
+        page(&[byte; BLOCK_SIZE])
+    }
+
+    fn first_byte(page: Page) -> u8 {
+        page.map_or(0, |page| page[0])
+    }
+
+    fn both(image: &Image, block: u64) -> (u8, u8) {
+        (first_byte(image.read(block)), first_byte(image.read_durable(block)))
+    }
+
+    #[test]
+    fn older_bytes_cannot_come_back_over_stable_ones() {
+        let mut image = Image::default();
+        image.apply(1, 5, &Change::Pages(vec![full_of(1), full_of(1)]));
+        image.apply(2, 5, &Change::Pages(vec![full_of(2)]));
+        assert_eq!(both(&image, 5), (2, 0));
+        image.stabilize(2);
+        assert_eq!((both(&image, 5), both(&image, 6)), ((2, 2), (1, 0)));
+        image.stabilize(1);
+        assert_eq!((both(&image, 5), both(&image, 6)), ((2, 2), (1, 1)));
+        assert_eq!(image.unstable_writes(), 0);
+    }
+
+    #[test]
+    fn zeroing_makes_pages_only_where_there_are_bytes() {
+        let mut image = Image::default();
+        image.apply(1, 7, &Change::Pages(vec![full_of(1)]));
+        image.stabilize(1);
+        image.apply(2, 8, &Change::Pages(vec![full_of(2)]));
+        image.apply(3, 0, &Change::Zero(1 << 60));
+        assert_eq!(image.cached.len(), 2);
+        assert_eq!((both(&image, 7), both(&image, 8)), ((0, 1), (0, 0)));
+        image.stabilize(3);
+        assert!(image.durable.is_empty() && image.cached.is_empty());
+    }
+
+    #[test]
+    fn a_cut_empties_the_cache_and_keeps_what_is_stable() {
+        for seed in 0..200 {
+            let mut image = Image::default();
+            image.apply(1, 0, &Change::Pages(vec![full_of(1); 4]));
+            image.stabilize(1);
+            image.apply(2, 1, &Change::Pages(vec![full_of(2); 2]));
+            image.cut(&mut Rng::new(seed));
+            assert!(image.cached.is_empty() && image.extents.is_empty());
+            assert_eq!((both(&image, 0), both(&image, 3)), ((1, 1), (1, 1)));
+            let found = image.read(1).expect("written");
+            assert!(found.chunks(SECTOR_BYTES).all(|s| s == [1; 512] || s == [2; 512]));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_in_every_copy() {
+        let mut image = Image::default();
+        image.apply(1, 0, &Change::Pages(vec![full_of(4)]));
+        image.flip(0, 0, 0);
+        assert_eq!(both(&image, 0), (5, 1));
+        image.flip(0, 0, 0);
+        assert_eq!(both(&image, 0), (4, 0));
+        image.poke(0, full_of(9));
+        assert_eq!(both(&image, 0), (9, 9));
+    }
+}

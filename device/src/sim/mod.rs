@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `disk` | the medium as its owner sees it: attach, cut, faults, peek, trace |
 //! | `device` | the medium as an engine sees it: a `BlockDevice` |
+//! | `options` | what kind of disk |
 //! | `platter` | requests between their start and their end, on virtual time |
+//! | `request` | one request and how it stands |
 //! | `image` | what is there, what is only cached, and what a cut leaves of it |
 //! | `plan` | which request meets which fault |
 //! | `trace` | requests in the order of their starts and ends |
@@ -17,14 +19,16 @@
 mod device;
 mod disk;
 mod image;
+mod options;
 mod plan;
 mod platter;
+mod request;
 mod rng;
 mod trace;
 
 pub use device::SimDevice;
 pub use disk::SimDisk;
-pub use disk::SimOptions;
+pub use options::SimOptions;
 pub use plan::Fault;
 pub use plan::FaultRule;
 pub use plan::RuleId;

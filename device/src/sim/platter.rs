@@ -12,21 +12,29 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::buffer::Buffer;
+use crate::buffer::Segment;
 use crate::contract::Persist;
 use crate::error::DeviceError;
 use crate::error::DeviceErrorKind;
 use crate::error::Operation;
 use crate::error::Result;
 use crate::geometry::BLOCK_SIZE;
-use crate::sim::disk::SimOptions;
 use crate::sim::image::Change;
 use crate::sim::image::Image;
+use crate::sim::options::SimOptions;
 use crate::sim::plan::Fault;
 use crate::sim::plan::Plan;
+use crate::sim::request::Asked;
+use crate::sim::request::Handle;
+use crate::sim::request::Pending;
+use crate::sim::request::Standing;
+use crate::sim::request::Step;
+use crate::sim::request::Work;
 use crate::sim::rng::Rng;
 use crate::sim::trace::Record;
 use crate::sim::trace::Trace;
@@ -49,74 +57,16 @@ impl Platter {
     /// that wakes whoever waits for memory.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
-        state.advance(Instant::now());
+        // Outside of a runtime there is no virtual time, and the real one must not decide anything.
+        if runtime::Handle::try_current().is_ok() {
+            state.advance(Instant::now());
+        }
         let result = work(&mut state);
         let litter = std::mem::take(&mut state.litter);
         drop(state);
         drop(litter);
         result
     }
-}
-
-/// What a request moves.
-#[derive(Debug)]
-pub(super) enum Work {
-    Read(Vec<Buffer>),
-    Change { change: Change, persist: Persist },
-    Flush,
-}
-
-/// What is asked, and by which handle.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) handle: Handle,
-    pub(super) operation: Operation,
-    pub(super) block: u64,
-    pub(super) count: u64,
-    pub(super) work: Work,
-}
-
-impl Asked {
-    fn error(&self, kind: DeviceErrorKind, detail: &str) -> DeviceError {
-        let size = BLOCK_SIZE as u64;
-        DeviceError::new(self.operation, self.block * size, self.count * size, kind, detail)
-    }
-}
-
-/// One plugging-in: which, and during which life of the power.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Handle {
-    number: u64,
-    life: u64,
-}
-
-/// What happens to a request at a time; the order matters where times are equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Effect,
-    End,
-}
-
-#[derive(Debug)]
-struct Pending {
-    asked: Asked,
-    fault: Option<Fault>,
-    took_effect: bool,
-    /// When it ends; `None` while it hangs.
-    end_at: Option<Instant>,
-    effect_ms: u64,
-    end_ms: u64,
-    /// For a flush: how many completed writes there were when it started.
-    covers: u64,
-    outcome: Option<Result<()>>,
-    orphaned: bool,
-}
-
-/// How a request stands.
-pub(super) enum Standing {
-    Over(Work, Result<()>),
-    Until(Instant),
-    Hangs,
 }
 
 #[derive(Debug)]
@@ -127,6 +77,9 @@ pub(super) struct State {
     pub(super) plan: Plan,
     pub(super) trace: Trace,
     pub(super) requests: u64,
+    /// Requests that broke the caller's side of the treaty: started while one that overlaps was in
+    /// flight, and at least one of the two changes something.
+    pub(super) overlaps: u64,
     /// The power goes at the request with this number.
     pub(super) crash_at: Option<u64>,
     powered: bool,
@@ -139,7 +92,7 @@ pub(super) struct State {
     completed: VecDeque<u64>,
     /// How many left `completed`, so that a flush can name its end.
     covered: u64,
-    litter: Vec<Work>,
+    litter: Vec<(Vec<Buffer>, Vec<Segment>)>,
 }
 
 impl State {
@@ -152,6 +105,7 @@ impl State {
             image: Image::default(),
             plan: Plan::default(),
             requests: 0,
+            overlaps: 0,
             crash_at: None,
             powered: true,
             life: 0,
@@ -189,6 +143,7 @@ impl State {
         self.requests += 1;
         let id = self.requests;
         self.record(&asked);
+        self.overlaps += u64::from(self.pending.values().any(|p| p.collides_with(&asked)));
         let fault = self.plan.strike(asked.operation, asked.block, asked.count);
         let slower = if let Some(Fault::Delay { ms }) = fault { ms } else { 0 };
         let latency_ms = self.rng.below(self.options.latency_ms_max + 1);
@@ -316,8 +271,8 @@ impl State {
         let pending = self.pending.get_mut(&id).expect("it is in flight");
         pending.outcome = Some(outcome);
         if pending.orphaned {
-            let pending = self.pending.remove(&id).expect("just looked");
-            self.litter.push(pending.asked.work);
+            self.litter.push(pending.asked.work.take_memory());
+            self.pending.remove(&id);
         }
     }
 
@@ -370,6 +325,9 @@ impl State {
         let now = Instant::now();
         for id in hanging {
             self.schedule(id, now);
+            if self.pending[&id].orphaned {
+                self.orphan(id);
+            }
         }
         self.advance(now);
     }
@@ -384,15 +342,17 @@ impl State {
         Standing::Over(pending.asked.work, pending.outcome.expect("just looked"))
     }
 
-    /// Nobody waits for it any more. Returns when it ends, if it has not.
-    pub(super) fn orphan(&mut self, id: u64) -> Option<Standing> {
-        let Standing::Over(work, _) = self.take(id) else {
-            let pending = self.pending.get_mut(&id).expect("it is in flight");
-            pending.orphaned = true;
-            return Some(pending.end_at.map_or(Standing::Hangs, Standing::Until));
-        };
-        self.litter.push(work);
-        None
+    /// Nobody waits for it any more. It goes on without its memory, for which nobody would come back:
+    /// nothing here runs by itself. One that hangs keeps it until it is released.
+    pub(super) fn orphan(&mut self, id: u64) {
+        let pending = self.pending.get_mut(&id).expect("a future takes its request once");
+        pending.orphaned = true;
+        if pending.outcome.is_some() || pending.end_at.is_some() {
+            self.litter.push(pending.asked.work.take_memory());
+        }
+        if pending.outcome.is_some() {
+            self.pending.remove(&id);
+        }
     }
 
     /// When the last request of a handle that is in flight ends.

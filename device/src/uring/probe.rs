@@ -1,6 +1,6 @@
 //! What this crate needs of the kernel's ring, and in words what is missing.
 //!
-//! Guarantees that a ring which passed [`check`] can do every operation of `op`. Does not choose
+//! Guarantees that a ring which passed `check` can do every operation of `op`. Does not choose
 //! another backend: `backend::open` does. Called by `ring` when it is set up.
 
 use std::fmt;

@@ -19,7 +19,6 @@ use crate::alloc::release::LogState;
 use crate::alloc::search::Search;
 use crate::alloc::search::Step;
 use crate::alloc::spans::SpanSet;
-use crate::alloc::ticket::Ticket;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -121,11 +120,6 @@ impl Space {
         let mut inner = self.shared.inner.lock();
         let left = inner.promised.checked_sub(blocks);
         inner.promised = left.expect("more was given back than was promised");
-    }
-
-    /// The allocation context of one metadata transaction to come.
-    pub fn ticket(&self) -> Ticket {
-        Ticket::new(self.clone())
     }
 
     /// Makes freed blocks usable as far as the log allows; returns how many.

@@ -29,6 +29,7 @@ impl SpanSet {
         self.spans.iter().map(span)
     }
 
+    #[cfg(test)]
     /// Whether `block` is in the set.
     pub fn contains(&self, block: BlockNo) -> bool {
         let below = self.spans.range(..=block.0).next_back();

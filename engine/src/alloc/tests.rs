@@ -113,7 +113,7 @@ fn blocks_of(spans: &[DeviceSpan]) -> Vec<u64> {
 fn futures_of_space_are_send() {
     fn is_send<T: Send>(_: &T) {}
     let mut volume = Volume::new(1000);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     is_send(&ticket.claim(&volume.view, 1));
     is_send(&ticket.take(&volume.view));
     is_send(&ticket.record(&mut volume.view));
@@ -125,7 +125,7 @@ fn futures_of_space_are_send() {
 #[test]
 fn consecutive_claims_are_neighbours_in_one_piece() {
     let volume = Volume::new(2 * GROUP_BLOCKS);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let first = volume.claim(&mut ticket, 100).unwrap();
     let second = volume.claim(&mut ticket, 64).unwrap();
     assert_eq!((first.len(), second.len()), (1, 1));
@@ -136,7 +136,7 @@ fn consecutive_claims_are_neighbours_in_one_piece() {
 #[test]
 fn nodes_keep_out_of_the_way_of_data() {
     let volume = Volume::new(GROUP_BLOCKS);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let mut spans = Vec::new();
     let mut nodes = Vec::new();
     for _ in 0..60 {
@@ -151,7 +151,7 @@ fn nodes_keep_out_of_the_way_of_data() {
 #[test]
 fn a_claim_larger_than_a_group_spans_groups() {
     let mut volume = Volume::new(3 * GROUP_BLOCKS);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = volume.claim(&mut ticket, 70_000).unwrap();
     assert_eq!(blocks_of(&spans).len(), 70_000);
     assert!(spans.iter().all(|&span| volume.space.layout().is_data(span)));
@@ -164,7 +164,7 @@ fn a_claim_larger_than_a_group_spans_groups() {
 fn a_dropped_ticket_leaves_no_trace() {
     let volume = Volume::new(1000);
     let before = volume.space.stats();
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = volume.claim(&mut ticket, 300).unwrap();
     let node = now(ticket.take(&volume.view)).unwrap();
     ticket.unclaim(DeviceSpan::new(spans[0].start, 10));
@@ -180,11 +180,11 @@ fn a_dropped_ticket_leaves_no_trace() {
 #[test]
 fn an_aborted_transaction_changes_nothing_in_memory() {
     let mut volume = Volume::new(1000);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = volume.claim(&mut ticket, 100).unwrap();
     volume.commit(ticket, 1);
     let (before, disk) = (volume.space.stats(), volume.view.clone());
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     volume.claim(&mut ticket, 50).unwrap();
     ticket.free(spans[0]);
     now(ticket.record(&mut volume.view)).unwrap();
@@ -192,7 +192,7 @@ fn an_aborted_transaction_changes_nothing_in_memory() {
     volume.view = disk;
     assert_eq!(volume.space.stats(), before);
     // The same blocks can be freed by the next transaction.
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     ticket.free(spans[0]);
     volume.commit(ticket, 2);
     assert_eq!(volume.space.stats().held, 100);
@@ -201,7 +201,7 @@ fn an_aborted_transaction_changes_nothing_in_memory() {
 #[test]
 fn a_full_volume_says_no_space_and_gives_everything_that_was_found_back() {
     let volume = Volume::new(300);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     volume.claim(&mut ticket, 200).unwrap();
     let error = volume.claim(&mut ticket, 68).unwrap_err();
     assert!(error.is_no_space());
@@ -213,17 +213,17 @@ fn a_full_volume_says_no_space_and_gives_everything_that_was_found_back() {
 #[test]
 fn freed_blocks_are_not_used_again_before_the_log_allows() {
     let mut volume = Volume::new(300);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = volume.claim(&mut ticket, 267).unwrap();
     volume.commit(ticket, 5);
     let start = spans[0].start;
     volume.log.0.lock().logged.extend([start.0 + 1, start.0 + 2]);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     ticket.free(DeviceSpan::new(start, 4));
     volume.commit(ticket, 10);
     assert_eq!(volume.view.root.free_blocks, 4);
     let claimable = || {
-        let mut ticket = volume.space.ticket();
+        let mut ticket = Ticket::new(&volume.space);
         let mut all = Vec::new();
         while let Ok(spans) = volume.claim(&mut ticket, 1) {
             all.extend(blocks_of(&spans).into_iter().map(|b| b - start.0));
@@ -242,16 +242,16 @@ fn freed_blocks_are_not_used_again_before_the_log_allows() {
 #[test]
 fn spans_to_discard_are_nobodys_until_they_are_let_go() {
     let mut volume = Volume::new(300);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = volume.claim(&mut ticket, 267).unwrap();
     volume.commit(ticket, 1);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     ticket.free(spans[0]);
     volume.commit(ticket, 2);
     volume.log.set(2, 2);
     let discards = volume.space.release_for_discard(10);
     assert_eq!(discards.spans(), spans);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     assert!(volume.claim(&mut ticket, 1).is_err());
     drop(discards);
     assert!(volume.claim(&mut ticket, 267).is_ok());
@@ -266,7 +266,7 @@ fn a_promise_keeps_room_for_nodes_and_for_changes_without_promise() {
     assert!(volume.space.reserve(stats.usable).unwrap_err().is_no_space());
     volume.space.reserve(most).unwrap();
     assert!(volume.space.reserve(NODES_PER_CHANGE).unwrap_err().is_no_space());
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     volume.claim(&mut ticket, most).unwrap();
     for _ in 0..most / 16 + 64 {
         now(ticket.take(&volume.view)).unwrap();
@@ -289,7 +289,7 @@ fn impossible_numbers_are_refused() {
 #[test]
 fn frees_that_cannot_be_right_are_corruption() {
     let mut volume = Volume::new(1000);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let span = volume.claim(&mut ticket, 10).unwrap()[0];
     volume.commit(ticket, 1);
     let unused = DeviceSpan::new(span.end(), 1);
@@ -297,7 +297,7 @@ fn frees_that_cannot_be_right_are_corruption() {
     let head = DeviceSpan::new(volume.space.layout().group_block(0), 1);
     for wrong in [vec![unused], vec![outside], vec![head], vec![span, span]] {
         let disk = volume.view.clone();
-        let mut ticket = volume.space.ticket();
+        let mut ticket = Ticket::new(&volume.space);
         wrong.iter().for_each(|&span| ticket.free(span));
         let error = now(ticket.record(&mut volume.view)).unwrap_err();
         assert!(error.is_corruption(), "{wrong:?}");
@@ -310,7 +310,7 @@ fn frees_that_cannot_be_right_are_corruption() {
 #[test]
 fn an_unreadable_group_does_not_stop_claims() {
     let mut volume = Volume::new(2 * GROUP_BLOCKS);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     volume.claim(&mut ticket, 40_000).unwrap();
     volume.commit(ticket, 1);
     // As after a restart, with damage in the second group.
@@ -319,7 +319,7 @@ fn an_unreadable_group_does_not_stop_claims() {
     let space = Space::new(volume.space.layout().clone(), volume.log.clone());
     space.load(&volume.view.root).unwrap();
     volume.space = space;
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let left = volume.space.stats().usable;
     let error = volume.claim(&mut ticket, left).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -333,7 +333,7 @@ fn an_unreadable_group_does_not_stop_claims() {
 #[test]
 fn checksums_are_kept_per_block_and_never_made_up() {
     let mut volume = Volume::new(3 * GROUP_BLOCKS);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = volume.claim(&mut ticket, 40_000).unwrap();
     let mut expected = Vec::new();
     for &span in &spans {
@@ -360,16 +360,16 @@ fn checksums_are_kept_per_block_and_never_made_up() {
 #[test]
 fn blocks_that_come_back_behind_a_search_are_found() {
     let mut volume = Volume::new(3 * GROUP_BLOCKS);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let all = volume.space.stats().usable;
     volume.claim(&mut ticket, all).unwrap();
     volume.commit(ticket, 1);
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let middle = volume.space.layout().group_span(1).start.plus(100);
     ticket.free(DeviceSpan::new(middle, 1));
     volume.commit(ticket, 2);
     volume.log.set(2, 2);
-    let mut other = volume.space.ticket();
+    let mut other = Ticket::new(&volume.space);
     assert_eq!(volume.claim(&mut other, 1).unwrap()[0].start, middle);
     // A search that has passed the second group and waits for the third to be loaded.
     let mut search = Search::for_data(1);
@@ -398,8 +398,6 @@ struct Model {
     used: BTreeSet<u64>,
     /// Held blocks: freeing position, and whether the tail must pass it.
     held: BTreeMap<u64, (u64, bool)>,
-    /// Promised blocks that are not claimed.
-    promised: u64,
 }
 
 struct Run {
@@ -445,7 +443,7 @@ impl Run {
             self.refused += 1;
             return;
         }
-        let mut ticket = self.volume.space.ticket();
+        let mut ticket = Ticket::new(&self.volume.space);
         let spans = self.volume.claim(&mut ticket, blocks).expect("it was promised");
         assert_eq!(blocks_of(&spans).len() as u64, blocks);
         for block in blocks_of(&spans) {

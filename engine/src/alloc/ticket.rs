@@ -47,9 +47,10 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(space: Space) -> Self {
+    /// The allocation context of one metadata transaction to come.
+    pub fn new(space: &Space) -> Self {
         Self {
-            space,
+            space: space.clone(),
             data: SpanSet::default(),
             nodes: SpanSet::default(),
             freed: SpanSet::default(),
@@ -83,11 +84,13 @@ impl Ticket {
         });
     }
 
+    #[cfg(test)]
     /// Blocks claimed for data.
     pub fn claimed(&self) -> u64 {
         self.data.blocks()
     }
 
+    #[cfg(test)]
     /// Whether `at` was taken as a node by this ticket.
     pub fn owns_node(&self, at: BlockNo) -> bool {
         self.nodes.contains(at)

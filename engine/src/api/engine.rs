@@ -4,23 +4,17 @@
 //! blocking and without losing accepted data while the runtime lives. Does not do I/O itself: each
 //! verb is handed down. Called by users.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use foliant_device::BackendInfo;
-use foliant_device::Device;
-use foliant_device::wrap::count::Counters;
 
+use crate::api::handle::Inner;
 use crate::api::object::Object;
-use crate::api::options::FormatOptions;
-use crate::api::options::OpenOptions;
 use crate::api::stats::RecoveryReport;
 use crate::api::stats::Stats;
 use crate::api::transaction::Transaction;
 use crate::error::Result;
 use crate::namespace::ops;
-use crate::volume::mount::Volume;
 
 /// An open store. Cheap to clone; all clones are the same engine.
 #[derive(Clone, Debug)]
@@ -28,54 +22,9 @@ pub struct Engine {
     pub(super) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) volume: Arc<Volume>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) opened_in: Duration,
-    pub(super) memory_bytes: u64,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if self.volume.is_closed() {
-            return;
-        }
-        match tokio::runtime::Handle::try_current() {
-            Ok(_) => self.volume.close_in_background(),
-            Err(_) => tracing::warn!("an engine was dropped outside of a runtime without close()"),
-        }
-    }
-}
-
 impl Engine {
-    pub(super) fn new(
-        volume: Arc<Volume>,
-        counters: Arc<Counters>,
-        opened_in: Duration,
-        memory_bytes: u64,
-    ) -> Self {
-        Self { inner: Arc::new(Inner { volume, counters, opened_in, memory_bytes }) }
-    }
-
-    /// Makes an empty store in a file or on a block device.
-    pub fn format(path: impl AsRef<Path>) -> FormatOptions {
-        FormatOptions::path(path.as_ref())
-    }
-
-    /// Opens the store in a file or on a block device.
-    pub fn open(path: impl AsRef<Path>) -> OpenOptions {
-        OpenOptions::path(path.as_ref())
-    }
-
-    /// Makes an empty store on any device.
-    pub fn format_device(device: Device) -> FormatOptions {
-        FormatOptions::device(device)
-    }
-
-    /// Opens the store on any device.
-    pub fn open_device(device: Device) -> OpenOptions {
-        OpenOptions::device(device)
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
     }
 
     /// Makes an empty object; durable on return.
@@ -86,7 +35,7 @@ impl Engine {
         let volume = &self.inner.volume;
         let (object, lsn) = ops::create(&volume.table, name.as_ref()).await?;
         volume.table.ground().meta.durable(lsn).await?;
-        Ok(Object::new(self.clone(), object))
+        Ok(Object::new(self.inner.clone(), object))
     }
 
     /// Opens the object with this name.
@@ -94,7 +43,7 @@ impl Engine {
     /// Errors: `NotFound`, `InvalidInput`, `Corrupt`, `Device`.
     pub async fn object(&self, name: impl AsRef<[u8]>) -> Result<Object> {
         let object = ops::open(&self.inner.volume.table, name.as_ref()).await?;
-        Ok(Object::new(self.clone(), object))
+        Ok(Object::new(self.inner.clone(), object))
     }
 
     /// Gives an object another name; durable on return. A name in the way is an error.
@@ -131,7 +80,7 @@ impl Engine {
 
     /// An empty transaction.
     pub fn transaction(&self) -> Transaction {
-        Transaction::new(self.clone())
+        Transaction::new(self.inner.clone())
     }
 
     /// Everything accepted on any object so far becomes durable.
@@ -143,7 +92,7 @@ impl Engine {
 
     /// Which machinery moves blocks, and why that one.
     pub fn backend(&self) -> BackendInfo {
-        self.inner.volume.table.ground().device.backend()
+        self.inner.volume.device.backend()
     }
 
     /// Figures of this moment.

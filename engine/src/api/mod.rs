@@ -1,6 +1,7 @@
 //! The public verbs: [`Engine`], [`Object`], [`Transaction`], and how to make and open a store.
 
 mod engine;
+mod handle;
 mod object;
 mod options;
 mod stats;

@@ -6,7 +6,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::api::engine::Engine;
+use bytes::Bytes;
+
+use crate::api::handle::Inner;
+use crate::error::Error;
 use crate::error::Result;
 use crate::extent;
 use crate::object::open::OpenObject;
@@ -17,7 +20,7 @@ use crate::units::FileBlocks;
 /// A sparse byte array of up to 2^63 - 1 bytes. Cheap to clone; all clones are the same object.
 #[derive(Clone, Debug)]
 pub struct Object {
-    engine: Engine,
+    engine: Arc<Inner>,
     open: Arc<OpenObject>,
 }
 
@@ -42,7 +45,7 @@ pub struct ExtentInfo {
 }
 
 impl Object {
-    pub(super) fn new(engine: Engine, open: Arc<OpenObject>) -> Self {
+    pub(super) fn new(engine: Arc<Inner>, open: Arc<OpenObject>) -> Self {
         Self { engine, open }
     }
 
@@ -50,7 +53,7 @@ impl Object {
         &self.open
     }
 
-    pub(super) fn engine(&self) -> &Engine {
+    pub(super) fn engine(&self) -> &Arc<Inner> {
         &self.engine
     }
 
@@ -68,6 +71,18 @@ impl Object {
         self.open.core().read_at(offset, dst).await
     }
 
+    /// The bytes of `range`, as far as they lie below the size, without a copy where one folio holds
+    /// them. They never change: a writer replaces the memory instead.
+    ///
+    /// What is handed out stays in the memory budget until the last handle of it is dropped: who
+    /// keeps much of it makes everybody wait. `range` has at most 2 MiB. Errors: as
+    /// [`Object::read_at`].
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        self.check()?;
+        let found = self.open.core().read_shared(range).await?;
+        Ok(found.map_or_else(Bytes::new, Bytes::from_owner))
+    }
+
     /// Writes `src` at `offset` into the cache, growing the object if need be; not durable before
     /// [`Object::sync`].
     ///
@@ -77,6 +92,18 @@ impl Object {
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
         self.check()?;
         self.open.core().write_at(offset, src).await
+    }
+
+    /// Makes the bytes of `range` zero, as far as they lie below the size; what reads as zero anyway
+    /// is neither written nor allocated. Not durable before [`Object::sync`].
+    ///
+    /// Errors: as [`Object::write_at`]. Dropping the future leaves a prefix zeroed.
+    pub async fn zero(&self, range: Range<u64>) -> Result<()> {
+        self.check()?;
+        let Some(len) = range.end.checked_sub(range.start) else {
+            return Err(Error::invalid(format!("range {range:?} runs backwards")));
+        };
+        self.open.core().zero_range(range.start, len).await
     }
 
     /// Sets the size; new bytes read as zero. A shrink is durable with the next sync of the object.
@@ -144,6 +171,6 @@ impl Object {
     }
 
     fn volume(&self) -> &crate::volume::mount::Volume {
-        &self.engine.inner.volume
+        &self.engine.volume
     }
 }

@@ -13,6 +13,7 @@ use foliant_device::backend::BackendChoice;
 use foliant_device::wrap::count::CountDevice;
 
 use crate::api::engine::Engine;
+use crate::api::handle::Inner;
 use crate::error::Error;
 use crate::error::Result;
 use crate::limits::MEMORY_BYTES_MIN;
@@ -20,6 +21,7 @@ use crate::units::BLOCK;
 use crate::volume::make;
 use crate::volume::make::MakeOptions;
 use crate::volume::mount;
+use crate::volume::mount::MountOptions;
 
 /// Memory budget when none is given. A fixed number: a share of the host's memory would be wrong in
 /// every container.
@@ -115,12 +117,13 @@ pub struct OpenOptions {
     target: Target,
     memory_bytes: u64,
     backend: BackendChoice,
+    discards: bool,
 }
 
 impl OpenOptions {
     fn new(target: Target) -> Self {
         let backend = BackendChoice::Auto;
-        Self { target, memory_bytes: MEMORY_BYTES_DEFAULT, backend }
+        Self { target, memory_bytes: MEMORY_BYTES_DEFAULT, backend, discards: false }
     }
 
     pub(super) fn path(path: &Path) -> Self {
@@ -144,6 +147,14 @@ impl OpenOptions {
         self
     }
 
+    /// Tells the device which freed blocks hold nothing of value, before they are used again.
+    /// Default: no. In a store file it gives space back to the file system, and costs what writing
+    /// into a sparse file costs; on a device it is what `fstrim` would do.
+    pub fn discard(mut self, on: bool) -> Self {
+        self.discards = on;
+        self
+    }
+
     /// Opens the store, after recovery if it was not closed.
     ///
     /// Errors: `NotAStore`, `Incompatible`, `Corrupt`, `Locked`, `InvalidInput`, `OutOfMemory`, `Device`.
@@ -163,10 +174,14 @@ impl OpenOptions {
         let counted = CountDevice::new(device.clone());
         let counters = counted.counters();
         let started = tokio::time::Instant::now();
-        match mount::open(Device::new(counted), self.memory_bytes).await {
+        let options = MountOptions { memory_bytes: self.memory_bytes, discards: self.discards };
+        match mount::open(Device::new(counted), options).await {
             Ok(volume) => {
                 let elapsed = started.elapsed();
-                Ok(Engine::new(Arc::new(volume), counters, elapsed, self.memory_bytes))
+                let volume = Arc::new(volume);
+                let memory_bytes = self.memory_bytes;
+                let inner = Inner { volume, counters, opened_in: elapsed, memory_bytes };
+                Ok(Engine::new(Arc::new(inner)))
             }
             Err(cause) => {
                 // The lock on the device must not outlive the failed open.
@@ -177,14 +192,29 @@ impl OpenOptions {
     }
 }
 
-/// A random identity. The standard library's hasher keys are the randomness at hand; nothing but
-/// the distinction of volumes depends on it.
+impl Engine {
+    /// Makes an empty store in a file or on a block device.
+    pub fn format(path: impl AsRef<Path>) -> FormatOptions {
+        FormatOptions::path(path.as_ref())
+    }
+
+    /// Opens the store in a file or on a block device.
+    pub fn open(path: impl AsRef<Path>) -> OpenOptions {
+        OpenOptions::path(path.as_ref())
+    }
+
+    /// Makes an empty store on any device.
+    pub fn format_device(device: Device) -> FormatOptions {
+        FormatOptions::device(device)
+    }
+
+    /// Opens the store on any device.
+    pub fn open_device(device: Device) -> OpenOptions {
+        OpenOptions::device(device)
+    }
+}
+
+/// A random identity: the only draw of chance in this crate, and only where none was given.
 fn fresh_uuid() -> [u8; 16] {
-    use std::hash::BuildHasher;
-    use std::hash::RandomState;
-    let halves = [RandomState::new().hash_one(1_u8), RandomState::new().hash_one(2_u8)];
-    let mut uuid = [0; 16];
-    uuid[..8].copy_from_slice(&halves[0].to_le_bytes());
-    uuid[8..].copy_from_slice(&halves[1].to_le_bytes());
-    uuid
+    uuid::Uuid::new_v4().into_bytes()
 }

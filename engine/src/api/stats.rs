@@ -4,7 +4,7 @@
 //! counters count since open. Called by users; the same events go to the `metrics` crate where they
 //! happen.
 
-use crate::api::engine::Inner;
+use crate::api::handle::Inner;
 use crate::units::BLOCK;
 
 /// Figures of one moment; counters count since open.
@@ -14,10 +14,22 @@ pub struct Stats {
     pub memory_budget_bytes: u64,
     /// Of which in use now.
     pub memory_used_bytes: u64,
-    /// Blocks that reads found in the cache.
+    /// Pieces of reads (each within one folio) that the cache had.
     pub cache_hits: u64,
-    /// Blocks that reads had to fetch.
+    /// Reads that found something missing and went to the device.
     pub cache_misses: u64,
+    /// Bytes fetched for readers, read-ahead included.
+    pub fetched_bytes: u64,
+    /// Of which nobody had asked for yet.
+    pub read_ahead_bytes: u64,
+    /// Bytes of data written back (metadata and journal not counted).
+    pub written_back_bytes: u64,
+    /// Mappings that changed between being asked for and being used.
+    pub stale_mappings: u64,
+    /// Bytes of folios dropped by reclaim.
+    pub reclaimed_bytes: u64,
+    /// Bytes that other caches (metadata) gave back to reclaim.
+    pub shrunk_bytes: u64,
     /// Bytes read from the device.
     pub device_bytes_read: u64,
     /// Bytes written to the device, journal and metadata included.
@@ -45,13 +57,20 @@ impl Stats {
         let memory = &wing.memory;
         let device = inner.counters.snapshot();
         let log = ground.meta.stats();
-        let (hits, misses) = table.reads();
+        let reads = table.totals();
+        let reclaim = inner.volume.reclaim_stats();
         let used = memory.capacity_blocks() - memory.free_blocks();
         Self {
             memory_budget_bytes: inner.memory_bytes,
             memory_used_bytes: used as u64 * BLOCK,
-            cache_hits: hits,
-            cache_misses: misses,
+            cache_hits: reads.hits,
+            cache_misses: reads.misses,
+            fetched_bytes: reads.blocks_read * BLOCK,
+            read_ahead_bytes: reads.blocks_read_ahead * BLOCK,
+            written_back_bytes: reads.blocks_written * BLOCK,
+            stale_mappings: reads.stale_retries,
+            reclaimed_bytes: reclaim.evicted * BLOCK,
+            shrunk_bytes: reclaim.shrinker_freed * BLOCK,
             device_bytes_read: device.bytes_read,
             device_bytes_written: device.bytes_written,
             device_flushes: device.flushes,
@@ -68,12 +87,16 @@ impl Stats {
 /// What an opening had to recover.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
-    /// Transactions found in the log.
+    /// Groups found in the log.
+    pub groups: u64,
+    /// Transactions found in them.
     pub transactions: u64,
     /// Bytes of log that were replayed.
     pub bytes_replayed: u64,
     /// Blocks that were written to their homes.
     pub blocks_written_home: u64,
+    /// Why the log ended where it ended, in words.
+    pub log_ended: String,
     /// How long the opening took, recovery included.
     pub elapsed_ns: u64,
 }
@@ -82,9 +105,11 @@ impl RecoveryReport {
     pub(super) fn of(inner: &Inner) -> Self {
         let recovered = &inner.volume.recovered;
         Self {
+            groups: recovered.groups,
             transactions: recovered.transactions,
             bytes_replayed: recovered.bytes,
             blocks_written_home: recovered.blocks_home,
+            log_ended: recovered.stopped.clone(),
             elapsed_ns: inner.opened_in.as_nanos() as u64,
         }
     }

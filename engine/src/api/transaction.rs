@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::engine::Engine;
+use crate::api::handle::Inner;
 use crate::api::object::Object;
 use crate::error::Error;
 use crate::error::ErrorKind;
@@ -34,7 +34,7 @@ const BLOCK_COST: u64 = 512;
 /// Changes that become visible and durable together. Dropping it forgets them.
 #[derive(Debug)]
 pub struct Transaction {
-    engine: Engine,
+    engine: Arc<Inner>,
     parts: BTreeMap<ObjectId, Part>,
     log_bytes: u64,
 }
@@ -47,7 +47,7 @@ struct Part {
 }
 
 impl Transaction {
-    pub(super) fn new(engine: Engine) -> Self {
+    pub(super) fn new(engine: Arc<Inner>) -> Self {
         Self { engine, parts: BTreeMap::new(), log_bytes: 0 }
     }
 
@@ -57,7 +57,7 @@ impl Transaction {
     /// would not fit the journal: the write is not added, the rest can still be committed.
     pub fn write_at(&mut self, object: &Object, offset: u64, src: &[u8]) -> Result<()> {
         let range = checked_range(offset, src.len())?;
-        if !Arc::ptr_eq(&object.engine().inner, &self.engine.inner) {
+        if !Arc::ptr_eq(object.engine(), &self.engine) {
             return Err(Error::invalid("the object belongs to another engine"));
         }
         if src.is_empty() {
@@ -122,7 +122,7 @@ impl Transaction {
 
     /// The most that [`Transaction::log_bytes`] may be.
     pub fn log_bytes_max(&self) -> u64 {
-        self.engine.inner.volume.table.ground().meta.payload_max() / 2
+        self.engine.volume.table.ground().meta.payload_max() / 2
     }
 
     /// Makes the changes visible, in the order of commits; the handle waits for durability.
@@ -131,7 +131,7 @@ impl Transaction {
     /// `TooLarge`, `OutOfMemory`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: nothing happened.
     /// Dropping the future: either nothing happened, or the commit happened whole.
     pub async fn commit(self) -> Result<Commit> {
-        let volume = self.engine.inner.volume.clone();
+        let volume = self.engine.volume.clone();
         let ground = volume.table.ground().clone();
         let memory = volume.table.wing().memory.clone();
         let part = |p: Part| LoggedPart { object: p.object, patches: p.patches, end: p.end };
@@ -160,7 +160,7 @@ fn overlay(dst: &mut [u8], range: std::ops::Range<u64>, base: u64, patch: &Patch
 /// An accepted transaction. Dropping it changes nothing: the commit becomes durable by itself.
 #[derive(Debug, Clone)]
 pub struct Commit {
-    engine: Engine,
+    engine: Arc<Inner>,
     lsn: Lsn,
 }
 
@@ -169,7 +169,7 @@ impl Commit {
     ///
     /// Errors: `WritesStopped` when the journal failed: the transaction may or may not survive.
     pub async fn durable(self) -> Result<()> {
-        self.engine.inner.volume.table.ground().meta.durable(self.lsn).await
+        self.engine.volume.table.ground().meta.durable(self.lsn).await
     }
 }
 

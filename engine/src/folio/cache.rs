@@ -21,15 +21,11 @@ use super::folio::Owner;
 use super::folio::Residents;
 use super::index::Tag;
 use super::lock::FolioLock;
-use super::state::BlockSet;
 use crate::error::Result;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::units::FileBlocks;
 use crate::units::ObjectId;
-
-/// Folios taken from the index under one hold of its lock.
-const WALK_BATCH: usize = 64;
 
 /// The folios of one object; clones are the same cache.
 #[derive(Clone)]
@@ -107,11 +103,6 @@ impl MappingCache {
             writeback: AtomicU64::new(0),
         });
         Self { _life: Arc::new(Life(owner.clone())), owner }
-    }
-
-    /// Whose folios these are.
-    pub fn object(&self) -> ObjectId {
-        self.owner.object
     }
 
     /// The folio that holds `block`, if there is one. Never waits, allocates nothing.
@@ -192,12 +183,6 @@ impl MappingCache {
         is_free(&self.owner.index.read(), block & (u64::MAX << order), order)
     }
 
-    /// Takes a locked folio out of the cache and forgets its bytes; see [`FolioLock::detach`].
-    #[must_use = "spare promises must be given back to the provider"]
-    pub fn remove(&self, lock: &FolioLock) -> u64 {
-        lock.detach()
-    }
-
     /// The folios that touch `range`, ascending, at most `limit`.
     pub fn folios(&self, range: FileBlocks, limit: usize) -> Vec<Arc<Folio>> {
         let index = self.owner.index.read();
@@ -213,23 +198,6 @@ impl MappingCache {
         collect(range, limit, next)
     }
 
-    /// The dirty blocks of `range` as runs, ascending, at most `limit` blocks in all. Without locks:
-    /// a hint for gathering.
-    pub fn dirty_runs(&self, range: FileBlocks, limit: u64) -> Vec<FileBlocks> {
-        let mut runs: Vec<FileBlocks> = Vec::new();
-        let mut left = limit;
-        let mut from = range.start;
-        while left > 0 && from < range.end {
-            let batch = self.dirty_folios(FileBlocks::new(from, range.end), WALK_BATCH);
-            let Some(last) = batch.last() else { break };
-            from = last.span().end;
-            for folio in &batch {
-                left = add_dirty_runs(folio, range, left, &mut runs);
-            }
-        }
-        runs
-    }
-
     /// The first block of `range` that is dirty or under writeback.
     pub fn first_unsettled(&self, range: FileBlocks) -> Option<u64> {
         let index = self.owner.index.read();
@@ -242,19 +210,6 @@ impl MappingCache {
             from = folio.span().end;
         }
         None
-    }
-
-    /// Forgets all bytes of `range`: waits for each folio's lock and writeback, then drops it (a
-    /// folio that is only partly inside forgets that part). Returns how many dirty blocks were
-    /// dropped: their promises are spare.
-    ///
-    /// The caller holds the range exclusively and keeps it until the mapping is gone, too. Errors:
-    /// `TimedOut` for writeback; what was dropped before is in the cache's own counts, so call it
-    /// through [`MappingCache::drop_range_into`] if the number must survive an error or a drop.
-    pub async fn drop_range(&self, range: FileBlocks) -> Result<u64> {
-        let mut dropped = 0;
-        self.drop_range_into(range, |blocks| dropped += blocks).await?;
-        Ok(dropped)
     }
 
     /// The same; `spare` hears of dropped dirty blocks as they go, so nothing is lost when the
@@ -284,11 +239,6 @@ impl MappingCache {
         Ok(())
     }
 
-    /// Folios in the cache.
-    pub fn folio_count(&self) -> usize {
-        self.owner.index.read().map.len()
-    }
-
     /// Dirty blocks of this object.
     pub fn dirty_blocks(&self) -> u64 {
         self.owner.dirty.load(Ordering::SeqCst)
@@ -297,11 +247,6 @@ impl MappingCache {
     /// Blocks of this object under writeback.
     pub fn writeback_blocks(&self) -> u64 {
         self.owner.writeback.load(Ordering::SeqCst)
-    }
-
-    /// The global counts that this cache adds to.
-    pub fn limits(&self) -> &DirtyLimits {
-        &self.owner.limits
     }
 }
 
@@ -327,28 +272,4 @@ fn collect<'a>(
         from = folio.span().end;
     }
     found
-}
-
-/// Appends the dirty blocks of `folio` inside `range`; returns what is left of the limit.
-fn add_dirty_runs(
-    folio: &Folio,
-    range: FileBlocks,
-    mut left: u64,
-    runs: &mut Vec<FileBlocks>,
-) -> u64 {
-    let inside = folio.span().intersect(range);
-    for block in inside.start..inside.end {
-        if left == 0 {
-            break;
-        }
-        if !folio.has(BlockSet::Dirty, (block - folio.index()) as usize) {
-            continue;
-        }
-        left -= 1;
-        match runs.last_mut() {
-            Some(last) if last.end == block => last.end += 1,
-            _ => runs.push(FileBlocks::new(block, block + 1)),
-        }
-    }
-    left
 }

@@ -101,11 +101,13 @@ impl DirtyLimits {
         self.inner.writeback.load(Ordering::SeqCst)
     }
 
+    #[cfg(test)]
     /// Whether so much is dirty that the flusher should work.
     pub fn over_background(&self) -> bool {
         self.dirty() > self.inner.background
     }
 
+    #[cfg(test)]
     /// Blocks dirty, under writeback or admitted at which writers wait.
     pub fn hard_limit(&self) -> u64 {
         self.inner.hard

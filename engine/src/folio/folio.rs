@@ -213,11 +213,6 @@ impl Folio {
         self.content.read().state.has(set, block)
     }
 
-    /// Blocks in `set`.
-    pub fn total(&self, set: BlockSet) -> usize {
-        self.content.read().state.total(set)
-    }
-
     /// The first block (of the object) at or after `from` that is dirty or under writeback.
     pub fn first_unsettled(&self, from: u64) -> Option<u64> {
         let first = from.saturating_sub(self.index) as usize;
@@ -226,11 +221,6 @@ impl Folio {
         (first..self.blocks())
             .find(|&b| state.has(BlockSet::Dirty, b) || state.has(BlockSet::Writeback, b))
             .map(|b| self.index + b as u64)
-    }
-
-    /// Whether any block's newest bytes are in the journal and not home.
-    pub fn is_marked(&self) -> bool {
-        self.content.read().state.is_marked()
     }
 
     /// The writeback of `range` (in the folio) is over; `ok == false` makes the blocks dirty again.

@@ -186,11 +186,13 @@ impl<T> Default for Index<T> {
 }
 
 impl<T> Index<T> {
+    #[cfg(test)]
     /// Values inside.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    #[cfg(test)]
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -152,39 +152,6 @@ impl FolioLock {
         content.state.set_uptodate(whole);
     }
 
-    /// Takes bytes that were read from the device: `src` holds the blocks `range` in order. Blocks
-    /// that are up to date already keep theirs, which may be newer.
-    ///
-    /// # Panics
-    /// As [`FolioLock::write`].
-    pub fn fill(&self, range: Range<usize>, src: &[u8], spare: Option<Buffer>) {
-        assert_eq!(src.len(), range.len() * BLOCK_BYTES, "whole blocks");
-        let mut content = self.folio.content.write();
-        if content.state.all(BlockSet::Uptodate, range.clone()) {
-            return;
-        }
-        content.make_private(self.folio.order(), spare, true);
-        for (block, bytes) in range.zip(src.chunks_exact(BLOCK_BYTES)) {
-            if !content.state.has(BlockSet::Uptodate, block) {
-                let at = block * BLOCK_BYTES;
-                content.bytes_mut()[at..at + BLOCK_BYTES].copy_from_slice(bytes);
-                content.state.set_uptodate(block..block + 1);
-            }
-        }
-    }
-
-    /// Takes the memory out, to let a device read fill it. `None` if it is shared, absent, or any
-    /// block of it is up to date (read into another buffer and [`FolioLock::fill`] then).
-    ///
-    /// The folio has no memory until [`FolioLock::give_back`]; if the read is abandoned,
-    /// `find_or_create` gives it new memory.
-    pub fn lend(&self) -> Option<Buffer> {
-        let mut content = self.folio.content.write();
-        let lendable = !content.state.any(BlockSet::Uptodate)
-            && content.memory.as_ref().is_some_and(Buffer::is_unique);
-        if lendable { content.memory.take() } else { None }
-    }
-
     /// Gives the folio memory; follow with [`FolioLock::set_uptodate`] for what the bytes of it
     /// are worth.
     ///

@@ -11,4 +11,3 @@ pub mod state;
 
 pub use dirty::DirtyLimits;
 pub use folio::Folio;
-pub use lock::FolioLock;

@@ -137,6 +137,7 @@ impl FolioState {
         self.words(set).iter().any(|&word| word != 0)
     }
 
+    #[cfg(test)]
     /// The first run of blocks in `set` at or after `from`, ending at `end` at the latest.
     pub fn next_run(&self, set: BlockSet, from: usize, end: usize) -> Option<Range<usize>> {
         self.check(&(from.min(end)..end));

@@ -16,7 +16,6 @@
 //! `volume`, `alloc`, and tools that show a store.
 
 use crate::error::Error;
-use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::root::Root;
 use crate::limits::CHECKSUMS_PER_BLOCK;
@@ -54,7 +53,7 @@ pub struct Layout {
 impl Layout {
     /// The layout of a device of `device_blocks` with a journal ring of `journal_blocks`.
     ///
-    /// Errors: `InvalidInput` for a journal that is too small, `NoSpace` when no group fits behind it.
+    /// Errors: `InvalidInput` for a journal that is too small, or when no group fits behind it.
     pub fn new(device_blocks: u64, journal_blocks: u64) -> Result<Self> {
         if journal_blocks < JOURNAL_BYTES_MIN / BLOCK {
             return Err(Error::invalid(format!(
@@ -65,10 +64,9 @@ impl Layout {
             .checked_add(JOURNAL_START.0 + GROUP_BLOCKS_MIN)
             .ok_or_else(|| Error::invalid(format!("a journal of {journal_blocks} blocks")))?;
         if device_blocks < needed {
-            return Err(Error::new(
-                ErrorKind::NoSpace,
-                format!("the device has {device_blocks} blocks, this layout needs {needed}"),
-            ));
+            return Err(Error::invalid(format!(
+                "the device has {device_blocks} blocks, this layout needs {needed}"
+            )));
         }
         let room = device_blocks - (needed - GROUP_BLOCKS_MIN);
         let rest = room % GROUP_BLOCKS;
@@ -164,6 +162,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     const JOURNAL: u64 = JOURNAL_BYTES_MIN / BLOCK;
     const FIXED: u64 = 32 + JOURNAL;
@@ -226,7 +225,7 @@ mod tests {
     #[test]
     fn devices_and_journals_that_are_too_small_are_refused() {
         let kind = |blocks, journal| Layout::new(blocks, journal).unwrap_err().kind();
-        assert_eq!(kind(FIXED + GROUP_BLOCKS_MIN - 1, JOURNAL), ErrorKind::NoSpace);
+        assert_eq!(kind(FIXED + GROUP_BLOCKS_MIN - 1, JOURNAL), ErrorKind::InvalidInput);
         assert_eq!(kind(1 << 30, JOURNAL - 1), ErrorKind::InvalidInput);
         assert_eq!(kind(1 << 30, u64::MAX), ErrorKind::InvalidInput);
         assert!(Layout::new(FIXED + GROUP_BLOCKS_MIN, JOURNAL).is_ok());

@@ -55,6 +55,7 @@ pub fn key(object: ObjectId) -> [u8; 8] {
     object.0.to_be_bytes()
 }
 
+#[cfg(test)]
 /// The object of a key.
 ///
 /// Errors: `Corrupt`.

@@ -162,19 +162,18 @@ impl Superblock {
     /// Errors: `NotAStore` when no copy looks like a store; `Incompatible`; `Corrupt` when none is sound;
     /// `InvalidInput` when the device became smaller than it was at format.
     pub fn choose(copies: [Option<&[u8]>; 2], device_blocks: u64) -> Result<Self> {
-        let mut worst: Option<Error> = None;
+        let mut worst: Option<(u8, Error)> = None;
         for (place, image) in SUPERBLOCKS.into_iter().zip(copies) {
-            let tried = match image {
-                Some(image) => Self::decode(place, image),
-                None => Err(Error::corrupt("superblock", place, "it could not be read")),
+            let (rank, error) = match image.map(|image| Self::decode(place, image)) {
+                Some(Ok(found)) => return found.fits(device_blocks),
+                Some(Err(error)) => (rank(&error), error),
+                None => (UNREADABLE, Error::corrupt("superblock", place, "it could not be read")),
             };
-            match tried {
-                Ok(found) => return found.fits(device_blocks),
-                Err(error) if rank(&error) > worst.as_ref().map_or(0, rank) => worst = Some(error),
-                Err(_) => {}
+            if worst.as_ref().is_none_or(|(known, _)| rank > *known) {
+                worst = Some((rank, error));
             }
         }
-        Err(worst.expect("both copies failed"))
+        Err(worst.expect("both copies failed").1)
     }
 
     fn fits(self, device_blocks: u64) -> Result<Self> {
@@ -187,6 +186,9 @@ impl Superblock {
         Ok(self)
     }
 }
+
+/// How much it says that a copy could not be read: nothing, if the other one could.
+const UNREADABLE: u8 = 0;
 
 /// Which of two failures says more: a sound copy of another version, then a damaged store.
 fn rank(error: &Error) -> u8 {

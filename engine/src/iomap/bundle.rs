@@ -61,7 +61,7 @@ pub struct Mapped<P, T> {
     pub(super) pauses: Pauses,
 }
 
-/// What happened so far; monotonic.
+/// What happened to one object so far; monotonic.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub(super) stale_retries: AtomicU64,
@@ -72,39 +72,50 @@ pub struct Counts {
     pub(super) blocks_written: AtomicU64,
 }
 
+/// The numbers of [`Counts`] at one moment, of one object or summed over several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Mappings that went stale and were made again.
+    pub stale_retries: u64,
+    /// Pieces of reads that one folio held.
+    pub hits: u64,
+    /// Reads that did not find all of their bytes in the cache.
+    pub misses: u64,
+    /// Blocks read from the device.
+    pub blocks_read: u64,
+    /// Those of them that nobody had asked for yet.
+    pub blocks_read_ahead: u64,
+    /// Blocks written back.
+    pub blocks_written: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.stale_retries += other.stale_retries;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.blocks_read += other.blocks_read;
+        self.blocks_read_ahead += other.blocks_read_ahead;
+        self.blocks_written += other.blocks_written;
+    }
+}
+
 impl Counts {
     pub(super) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Mappings that went stale and were made again.
-    pub fn stale_retries(&self) -> u64 {
-        self.stale_retries.load(Ordering::Relaxed)
-    }
-
-    /// Pieces of reads that one folio held.
-    pub fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
-    }
-
-    /// Reads that did not find all of their bytes in the cache.
-    pub fn misses(&self) -> u64 {
-        self.misses.load(Ordering::Relaxed)
-    }
-
-    /// Blocks read from the device.
-    pub fn blocks_read(&self) -> u64 {
-        self.blocks_read.load(Ordering::Relaxed)
-    }
-
-    /// Those of them that nobody had asked for yet.
-    pub fn blocks_read_ahead(&self) -> u64 {
-        self.blocks_read_ahead.load(Ordering::Relaxed)
-    }
-
-    /// Blocks written back.
-    pub fn blocks_written(&self) -> u64 {
-        self.blocks_written.load(Ordering::Relaxed)
+    /// The numbers now.
+    pub fn totals(&self) -> Totals {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Totals {
+            stale_retries: read(&self.stale_retries),
+            hits: read(&self.hits),
+            misses: read(&self.misses),
+            blocks_read: read(&self.blocks_read),
+            blocks_read_ahead: read(&self.blocks_read_ahead),
+            blocks_written: read(&self.blocks_written),
+        }
     }
 }
 
@@ -130,6 +141,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         &self.provider
     }
 
+    #[cfg(test)]
     /// The object's folios.
     pub fn cache(&self) -> &MappingCache {
         &self.cache
@@ -150,6 +162,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         &self.counts
     }
 
+    #[cfg(test)]
     /// The test points of this bundle.
     pub fn pauses(&self) -> &Pauses {
         &self.pauses

@@ -46,7 +46,6 @@ use foliant_device::Segment;
 use crate::error::Result;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
-use crate::units::ObjectId;
 
 /// What the caller of a mapping is going to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,9 +128,6 @@ pub trait MappingProvider: Send + Sync + 'static {
     /// What a provider remembers between `map_writeback` and `writeback_done` (its claims); dropping
     /// it undoes the claims.
     type Batch: Send + 'static;
-
-    /// Which object this speaks for.
-    fn object(&self) -> ObjectId;
 
     /// The size in bytes that readers see.
     fn size(&self) -> u64;

@@ -162,9 +162,4 @@ impl Grip {
     pub async fn wait_writeback(&self) -> Result<()> {
         self.lock.wait_writeback().await
     }
-
-    /// The lock itself, for those who work on one folio.
-    pub fn into_lock(self) -> FolioLock {
-        self.lock
-    }
 }

@@ -22,7 +22,6 @@ use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
-use crate::units::ObjectId;
 
 /// Maps an object onto a span of the device.
 #[derive(Debug)]
@@ -47,10 +46,6 @@ impl IdentityProvider {
 
 impl MappingProvider for IdentityProvider {
     type Batch = ();
-
-    fn object(&self) -> ObjectId {
-        ObjectId(0)
-    }
 
     fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)

@@ -24,7 +24,6 @@ use crate::iomap::testkit::TestTransport;
 use crate::iomap::testkit::give_way;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
-use crate::units::ObjectId;
 
 /// Where one block lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -336,10 +335,6 @@ impl MockProvider {
 
 impl MappingProvider for MockProvider {
     type Batch = MockBatch;
-
-    fn object(&self) -> ObjectId {
-        ObjectId(7)
-    }
 
     fn size(&self) -> u64 {
         self.state.lock().size

@@ -5,6 +5,7 @@
 //! | [`contract`] | the treaty with the provider and the transport |
 //! | [`bundle`] | one object's parts, held together: [`bundle::Mapped`] |
 //! | [`read`], [`fetch`] | hits, misses, verified blocks into folios |
+//! | [`share`] | reads without a copy |
 //! | [`write`], [`guard`] | pieces applied whole or not at all |
 //! | [`eof`] | the one owner of the end-of-object rule |
 //! | [`zero`] | zeroing, and taking blocks out of the cache |
@@ -26,11 +27,13 @@ mod fetch;
 pub mod grip;
 pub mod guard;
 pub mod hold;
-pub mod identity;
+#[cfg(test)]
+mod identity;
 pub mod iter;
 pub mod pause;
 pub mod read;
 pub mod run;
+pub mod share;
 pub mod write;
 pub mod writeback;
 pub mod zero;

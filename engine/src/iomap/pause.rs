@@ -1,6 +1,6 @@
 //! Named places in the middle of an operation where a test can stop it, count it or break it.
 //!
-//! Guarantees: without `cfg(test)` or the feature `testing` all of this is empty and costs
+//! Guarantees: outside of this crate's unit tests all of this is empty and costs
 //! nothing. Each bundle has its own registry, so tests do not disturb each other.
 //!
 //! Does not decide anything in production. Called by `read`, `write` and `writeback`.
@@ -37,22 +37,22 @@ pub enum Canary {
     SettleEverything,
 }
 
-#[cfg(any(test, feature = "testing"))]
-pub use armed::Hold;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 pub use armed::Pauses;
 
-#[cfg(not(any(test, feature = "testing")))]
+#[cfg(not(test))]
 pub use disarmed::Pauses;
 
-#[cfg(not(any(test, feature = "testing")))]
+#[cfg(not(test))]
 mod disarmed {
     use super::Canary;
     use super::Point;
 
     /// Nothing.
     #[derive(Debug, Clone, Default)]
-    pub struct Pauses;
+    pub struct Pauses {
+        _nothing: (),
+    }
 
     impl Pauses {
         /// Goes on at once.
@@ -71,7 +71,7 @@ mod disarmed {
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 mod armed {
     use std::sync::Arc;
 

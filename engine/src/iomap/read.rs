@@ -63,6 +63,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Copies what one folio holds from `at` on; 0 if its first block is not up to date.
     fn hit(&self, at: u64, dst: &mut [u8]) -> usize {
+        if self.cache.read_hit(at, dst) {
+            return dst.len();
+        }
         let Some(folio) = self.cache.find(at / BLOCK) else {
             return 0;
         };

@@ -39,6 +39,7 @@ use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
+use crate::units::ObjectId;
 
 /// Runs a future on a fresh single-threaded runtime whose clock stands still when idle.
 pub fn block_on<F: Future>(future: F) -> F::Output {
@@ -264,7 +265,7 @@ impl<P: MappingProvider> Room<P> {
         let dirty = DirtyLimits::new(memory.capacity_blocks());
         let parts = Parts {
             provider: Arc::clone(&provider),
-            cache: MappingCache::new(provider.object(), dirty.clone(), Arc::new(())),
+            cache: MappingCache::new(ObjectId(1), dirty.clone(), Arc::new(())),
             ranges: RangeLock::new(),
             transport: transport.clone(),
             memory,

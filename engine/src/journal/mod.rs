@@ -6,4 +6,3 @@ pub mod slots;
 pub mod writer;
 
 pub use writer::Journal;
-pub use writer::JournalStats;

@@ -46,6 +46,7 @@ impl BitSet {
         self.words.iter().map(|w| w.count_ones() as usize).sum()
     }
 
+    #[cfg(test)]
     /// Whether bit `at` is set.
     ///
     /// # Panics

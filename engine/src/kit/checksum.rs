@@ -4,6 +4,7 @@
 //! what is summed and is no protection against forgery. Called by `format` and by whoever checks
 //! data blocks.
 
+#[cfg(test)]
 use crate::units::BLOCK_BYTES;
 
 /// CRC32C of `bytes` (seed 0).
@@ -16,6 +17,7 @@ pub fn append(so_far: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(so_far, bytes)
 }
 
+#[cfg(test)]
 /// One checksum per block of `bytes`.
 ///
 /// # Panics

@@ -176,6 +176,7 @@ impl Memory {
         self.inner.arena.free_blocks()
     }
 
+    #[cfg(test)]
     /// Blocks that [`Purpose::Data`] leaves alone.
     pub fn reserve_blocks(&self) -> usize {
         self.inner.reserve_blocks

@@ -118,18 +118,12 @@ pub struct RangeGuard {
     inner: Arc<Inner>,
     ticket: u64,
     range: Range<u64>,
-    exclusive: bool,
 }
 
 impl RangeGuard {
     /// What is locked.
     pub fn range(&self) -> Range<u64> {
         self.range.clone()
-    }
-
-    /// Whether nobody else may hold an overlapping range.
-    pub fn is_exclusive(&self) -> bool {
-        self.exclusive
     }
 }
 
@@ -160,30 +154,34 @@ impl RangeLock {
         self.acquire(range, true).await
     }
 
+    #[cfg(test)]
     /// Locks `range` together with other shared holders if that needs no wait.
     pub fn try_shared(&self, range: Range<u64>) -> Option<RangeGuard> {
         self.try_acquire(&range, false)
     }
 
+    #[cfg(test)]
     /// Locks `range` alone if that needs no wait.
     pub fn try_exclusive(&self, range: Range<u64>) -> Option<RangeGuard> {
         self.try_acquire(&range, true)
     }
 
+    #[cfg(test)]
     /// Holders and waiters, for tests and statistics.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.inner.state.lock();
         (state.shared.len() + state.exclusive.len(), state.queue.len())
     }
 
+    #[cfg(test)]
     fn try_acquire(&self, range: &Range<u64>, exclusive: bool) -> Option<RangeGuard> {
         assert!(range.start <= range.end, "a range runs backwards");
         let ticket = self.inner.state.lock().try_hold(range, exclusive)?;
-        Some(self.guard(ticket, range.clone(), exclusive))
+        Some(self.guard(ticket, range.clone()))
     }
 
-    fn guard(&self, ticket: u64, range: Range<u64>, exclusive: bool) -> RangeGuard {
-        RangeGuard { inner: self.inner.clone(), ticket, range, exclusive }
+    fn guard(&self, ticket: u64, range: Range<u64>) -> RangeGuard {
+        RangeGuard { inner: self.inner.clone(), ticket, range }
     }
 
     async fn acquire(&self, range: Range<u64>, exclusive: bool) -> RangeGuard {
@@ -191,7 +189,7 @@ impl RangeLock {
         let (guard, granted) = {
             let mut state = self.inner.state.lock();
             if let Some(ticket) = state.try_hold(&range, exclusive) {
-                return self.guard(ticket, range, exclusive);
+                return self.guard(ticket, range);
             }
             let ticket = state.ticket();
             let granted = Arc::new(Notify::new());
@@ -203,7 +201,7 @@ impl RangeLock {
             });
             // From here on the guard's drop takes the ticket out, queued or held: a dropped future
             // leaves nothing behind.
-            (self.guard(ticket, range, exclusive), granted)
+            (self.guard(ticket, range), granted)
         };
         granted.notified().await;
         assert!(self.inner.state.lock().is_held(guard.ticket), "woken without the range");
@@ -289,7 +287,7 @@ mod tests {
     fn a_granted_request_that_is_dropped_before_it_is_polled_lets_the_next_in() {
         let lock = RangeLock::new();
         let first = lock.try_exclusive(0..10).unwrap();
-        let mut ask = |range| -> Pending {
+        let ask = |range| -> Pending {
             let lock = lock.clone();
             Box::pin(async move { lock.exclusive(range).await })
         };
@@ -311,7 +309,7 @@ mod tests {
         assert!(lock.try_shared(3..10).is_some(), "not in its way");
         drop(reader);
         let held = poll(&mut writer).unwrap();
-        assert!(held.is_exclusive() && held.range() == (2..3));
+        assert!(held.range() == (2..3));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

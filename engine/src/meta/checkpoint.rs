@@ -49,7 +49,7 @@ impl Meta {
         inner.journal.durable(newest.max(sealed)).await?;
         let homes: Vec<(BlockNo, Lsn)> = going.iter().map(|g| (g.at, g.lsn)).collect();
         inner.write_home(going).await?;
-        inner.flush().await?;
+        self.flush().await?;
         let arrived = inner.blocks.lock().table.arrived(&homes);
         let moved = inner.journal.advance_tail(sealed).await;
         if let Err(cause) = &moved {
@@ -63,6 +63,18 @@ impl Meta {
         }
         metrics::counter!("foliant_checkpoints_total").increment(1);
         moved
+    }
+
+    /// Makes everything stable that was written to the device before this call.
+    ///
+    /// Errors: `Device`; a failure stops all writes, because nobody can say what it lost.
+    pub async fn flush(&self) -> Result<()> {
+        let flushed = self.inner.device.flush().await;
+        flushed.map_err(|cause| {
+            let cause = Error::from(cause);
+            self.inner.poison.set(cause.clone());
+            cause
+        })
     }
 
     /// The checkpointer's loop: starts a round when the bell rings, until `stop` is cancelled.
@@ -96,15 +108,6 @@ impl Inner {
             outcome = outcome.and(written);
         }
         Ok(outcome?)
-    }
-
-    async fn flush(&self) -> Result<()> {
-        let flushed = self.device.flush().await;
-        flushed.map_err(|cause| {
-            let cause = Error::from(cause);
-            self.poison.set(cause.clone());
-            cause
-        })
     }
 }
 

@@ -23,8 +23,5 @@ pub mod view_model;
 pub use cache::Evicted;
 pub use store::Meta;
 pub use store::MetaOptions;
-pub use store::MetaStats;
 pub use table::HomeMark;
 pub use txn::MetaTxn;
-pub use txn::MetaView;
-pub use txn::Prepared;

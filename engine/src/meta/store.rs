@@ -28,8 +28,6 @@ use crate::kit::poison::Poison;
 use crate::meta::cache::Evicted;
 use crate::meta::cache::ImageCache;
 use crate::meta::table::Table;
-use crate::meta::txn::MetaTxn;
-use crate::meta::txn::MetaView;
 use crate::units::BlockNo;
 use crate::units::Lsn;
 
@@ -150,22 +148,6 @@ impl Meta {
         let root = Root::decode(&image[BODY..], at)?;
         meta.inner.blocks.lock().root = Arc::new(root);
         Ok(meta)
-    }
-
-    /// A shared view of the committed state. Dropping the future has no effect.
-    pub async fn read(&self) -> MetaView {
-        let guard = self.inner.lock.clone().read_owned().await;
-        let root = self.inner.blocks.lock().root.clone();
-        MetaView::new(self.clone(), guard, root)
-    }
-
-    /// The exclusive transaction. Errors: `WritesStopped`. Dropping the future has no effect.
-    pub async fn begin(&self) -> Result<MetaTxn> {
-        self.inner.poison.check()?;
-        let guard = self.inner.lock.clone().write_owned().await;
-        self.inner.poison.check()?;
-        let root = self.inner.blocks.lock().root.clone();
-        Ok(MetaTxn::new(self.clone(), guard, root))
     }
 
     /// The committed image of `at`, from the cache, the table or the device.

@@ -28,8 +28,23 @@ use crate::meta::view::BlockWrite;
 use crate::units::BlockNo;
 use crate::units::Lsn;
 
-/// Log bytes that a changed metadata block is estimated at before its difference is known.
-const CHANGE_ESTIMATE: u64 = 256;
+impl Meta {
+    /// A shared view of the committed state. Dropping the future has no effect.
+    pub async fn read(&self) -> MetaView {
+        let guard = self.inner.lock.clone().read_owned().await;
+        let root = self.inner.blocks.lock().root.clone();
+        MetaView::new(self.clone(), guard, root)
+    }
+
+    /// The exclusive transaction. Errors: `WritesStopped`. Dropping the future has no effect.
+    pub async fn begin(&self) -> Result<MetaTxn> {
+        self.inner.poison.check()?;
+        let guard = self.inner.lock.clone().write_owned().await;
+        self.inner.poison.check()?;
+        let root = self.inner.blocks.lock().root.clone();
+        Ok(MetaTxn::new(self.clone(), guard, root))
+    }
+}
 
 /// One committed state, shared with other readers.
 #[derive(Debug)]
@@ -40,7 +55,7 @@ pub struct MetaView {
 }
 
 impl MetaView {
-    pub(super) fn new(meta: Meta, guard: OwnedRwLockReadGuard<()>, root: Arc<Root>) -> Self {
+    fn new(meta: Meta, guard: OwnedRwLockReadGuard<()>, root: Arc<Root>) -> Self {
         Self { meta, root, _guard: guard }
     }
 }
@@ -90,7 +105,7 @@ pub struct Prepared {
 }
 
 impl MetaTxn {
-    pub(super) fn new(meta: Meta, guard: OwnedRwLockWriteGuard<()>, root: Arc<Root>) -> Self {
+    fn new(meta: Meta, guard: OwnedRwLockWriteGuard<()>, root: Arc<Root>) -> Self {
         Self {
             meta,
             guard,
@@ -120,12 +135,6 @@ impl MetaTxn {
         let crc = crc32c::crc32c(&after);
         log_record::encode(&mut record, at, true, before, &after, crc);
         self.data.push(DataChange { at, record, after, mark });
-    }
-
-    /// About how many bytes of log the transaction takes so far.
-    pub fn payload_estimate(&self) -> u64 {
-        let data: usize = self.data.iter().map(|d| d.record.len()).sum();
-        data as u64 + self.changes.len() as u64 * CHANGE_ESTIMATE
     }
 
     async fn copy(&mut self, at: BlockNo, kind: BlockKind) -> Result<()> {

@@ -38,7 +38,7 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
         let why = format!("the name {:?} is taken", shown(name));
         return Err(Error::new(ErrorKind::AlreadyExists, why));
     }
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     let id = table.make(&mut txn, &mut ticket).await?;
     tree::insert(&mut txn, &mut ticket, name, id).await?;
     ticket.record(&mut txn).await?;
@@ -76,7 +76,7 @@ pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
         let why = format!("the name {:?} is taken", shown(to));
         return Err(Error::new(ErrorKind::AlreadyExists, why));
     }
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     tree::remove(&mut txn, &mut ticket, from).await?;
     tree::insert(&mut txn, &mut ticket, to, id).await?;
     ticket.record(&mut txn).await?;
@@ -93,7 +93,7 @@ pub async fn remove(table: &Table, name: &[u8]) -> Result<(ObjectId, Lsn)> {
     tree::check(name)?;
     let ground = table.ground();
     let mut txn = ground.meta.begin().await?;
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     let removed = tree::remove(&mut txn, &mut ticket, name).await?;
     let id = removed.ok_or_else(|| not_found(name))?;
     records::mark_removal(&mut txn, &mut ticket, id).await?;

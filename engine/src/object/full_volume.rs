@@ -73,7 +73,7 @@ impl Volume {
     /// Writes single blocks all over an object, as writeback of random writes would.
     fn write(&mut self, batch: u64, file_blocks: u64) -> Result<()> {
         self.space.reserve(batch)?;
-        let mut ticket = self.space.ticket();
+        let mut ticket = Ticket::new(&self.space);
         let spans = now(ticket.claim(&self.view, batch)).expect("it was promised");
         let mut places: Vec<BlockNo> = spans.iter().flat_map(|span| span.iter()).collect();
         let mut gone = Vec::new();
@@ -95,7 +95,7 @@ impl Volume {
     }
 
     fn punch(&mut self, at: u64) -> u64 {
-        let mut ticket = self.space.ticket();
+        let mut ticket = Ticket::new(&self.space);
         let gone = self.replace(&mut ticket, at, &[]);
         let blocks = gone.iter().map(|span| span.blocks).sum();
         self.commit(ticket, gone);
@@ -128,7 +128,7 @@ fn the_largest_promise_covers_the_nodes_of_the_worst_overwrites() {
     let mut volume = Volume::new(12_000, 5);
     let half = volume.space.stats().available / 2;
     volume.space.reserve(half).unwrap();
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let start = now(ticket.claim(&volume.view, half)).unwrap()[0].start;
     let long = Extent { at: 0, start, blocks: half, unwritten: false };
     let range = FileBlocks::new(0, half);
@@ -153,7 +153,7 @@ fn punches_into_long_extents_work_on_a_full_volume() {
     let mut volume = Volume::new(5_000, 1);
     let blocks = volume.space.stats().available;
     volume.space.reserve(blocks).unwrap();
-    let mut ticket = volume.space.ticket();
+    let mut ticket = Ticket::new(&volume.space);
     let spans = now(ticket.claim(&volume.view, blocks)).unwrap();
     let mut at = 0;
     let extents: Vec<Extent> = spans
@@ -175,7 +175,7 @@ fn punches_into_long_extents_work_on_a_full_volume() {
     // Something fills the rest, so that only the metadata reserve is left.
     let rest = volume.space.stats().available;
     volume.space.reserve(rest).unwrap();
-    let mut hog = volume.space.ticket();
+    let mut hog = Ticket::new(&volume.space);
     now(hog.claim(&volume.view, rest)).unwrap();
     for at in (0..blocks).step_by(2) {
         assert_eq!(volume.punch(at), 1);
@@ -197,7 +197,7 @@ fn objects_come_until_there_is_no_space_and_go_without_a_trace() {
     let record = ObjectRecord { attributes: vec![7; 300], ..ObjectRecord::default() };
     let mut made = Vec::new();
     while volume.space.reserve(NODES_PER_CHANGE).is_ok() {
-        let mut ticket = volume.space.ticket();
+        let mut ticket = Ticket::new(&volume.space);
         let id = now(records::create(&mut volume.view, &mut ticket, &record)).unwrap();
         let name = format!("{:0>200}", id.0 * 7919 % 10_007);
         now(names::insert(&mut volume.view, &mut ticket, name.as_bytes(), id)).unwrap();
@@ -208,7 +208,7 @@ fn objects_come_until_there_is_no_space_and_go_without_a_trace() {
     }
     assert!(made.len() > 1_000, "only {} objects fitted", made.len());
     for (name, id) in made {
-        let mut ticket = volume.space.ticket();
+        let mut ticket = Ticket::new(&volume.space);
         let named = now(names::remove(&mut volume.view, &mut ticket, name.as_bytes())).unwrap();
         assert_eq!(named, Some(id));
         assert!(now(records::remove(&mut volume.view, &mut ticket, id)).unwrap());

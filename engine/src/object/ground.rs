@@ -1,14 +1,11 @@
-//! What all objects of a volume stand on: metadata, free space, the device, and a promise of room.
+//! What all objects of a volume stand on: metadata, free space, and a promise of room.
 //!
 //! Guarantees: a promise that fails although freed blocks wait for the log is tried again behind a
-//! checkpoint; every early exit of a transaction returns what it reserved; a failed flush stops all
-//! writes. Does not know objects. Called by the rest of this room and by `namespace`.
-
-use foliant_device::Device;
+//! checkpoint; every early exit of a transaction returns what it reserved. Does not know objects. Called by the rest of this room and by `namespace`.
 
 use crate::alloc::Space;
+use crate::alloc::Ticket;
 use crate::alloc::release::LogState;
-use crate::error::Error;
 use crate::error::Result;
 use crate::format::layout::Layout;
 use crate::kit::poison::Poison;
@@ -24,8 +21,6 @@ pub struct Ground {
     pub meta: Meta,
     /// Free space.
     pub space: Space,
-    /// For the flush between data and mapping.
-    pub device: Device,
     /// Set when a flush failed.
     pub poison: Poison,
 }
@@ -50,10 +45,10 @@ impl LogState for VolumeLog {
 impl Ground {
     /// The ground of a volume whose metadata is open. Errors: `Corrupt` when the root's counts are
     /// impossible.
-    pub async fn new(meta: Meta, layout: Layout, device: Device, poison: Poison) -> Result<Self> {
+    pub async fn new(meta: Meta, layout: Layout, poison: Poison) -> Result<Self> {
         let space = Space::new(layout, std::sync::Arc::new(VolumeLog(meta.clone())));
         space.load(meta.read().await.root())?;
-        Ok(Self { meta, space, device, poison })
+        Ok(Self { meta, space, poison })
     }
 
     /// Promises `blocks`, behind a checkpoint if freed blocks wait for one.
@@ -84,14 +79,9 @@ impl Ground {
         Ok(true)
     }
 
-    /// Flushes the device; a failure stops all writes, because nobody can say what it lost.
-    pub async fn flush(&self) -> Result<()> {
-        let flushed = self.device.flush().await;
-        flushed.map_err(|cause| {
-            let cause = Error::from(cause);
-            self.poison.set(cause.clone());
-            cause
-        })
+    /// The allocation context of one metadata transaction to come.
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(&self.space)
     }
 }
 
@@ -107,11 +97,6 @@ impl Reservation {
     fn new(space: &Space, blocks: u64) -> Result<Self> {
         space.reserve(blocks)?;
         Ok(Self { space: space.clone(), blocks })
-    }
-
-    /// Hands the promise over to the caller, who keeps account of it from now on.
-    pub fn keep(mut self) -> u64 {
-        std::mem::take(&mut self.blocks)
     }
 }
 

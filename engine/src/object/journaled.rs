@@ -120,7 +120,7 @@ pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>
     let reserved = ground.reserve(blocks as u64).await?;
     let mut staged = stage(memory, &parts, blocks).await?;
     let mut txn = ground.meta.begin().await?;
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     for change in &mut staged.changes {
         let grip = &staged.folios[change.folio].grip;
         place(ground, &mut txn, &mut ticket, change, grip).await?;

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use crate::alloc::Space;
 use crate::alloc::Ticket;
 use crate::error::Result;
 use crate::extent;
@@ -24,7 +23,6 @@ use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::records;
 use crate::object::state::ObjectState;
-use crate::units::BlockNo;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
 use crate::units::ObjectId;
@@ -51,11 +49,6 @@ impl ObjectProvider {
     /// The shared parts below.
     pub fn ground(&self) -> &Ground {
         &self.ground
-    }
-
-    /// The object's state.
-    pub fn state(&self) -> &Arc<ObjectState> {
-        &self.state
     }
 
     async fn lookup(
@@ -153,10 +146,6 @@ fn placements(runs: &[FileBlocks], spans: &[DeviceSpan]) -> Vec<Placement> {
 impl MappingProvider for ObjectProvider {
     type Batch = WritebackBatch;
 
-    fn object(&self) -> ObjectId {
-        self.state.id()
-    }
-
     fn size(&self) -> u64 {
         self.state.size()
     }
@@ -208,7 +197,7 @@ impl MappingProvider for ObjectProvider {
     async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<(WritebackBatch, Vec<Placement>)> {
         self.ground.poison.check()?;
         let view = self.ground.meta.read().await;
-        let mut ticket = self.ground.space.ticket();
+        let mut ticket = self.ground.ticket();
         let mut settled = Vec::new();
         let mut fresh = Vec::new();
         for &run in runs {
@@ -243,7 +232,7 @@ impl MappingProvider for ObjectProvider {
     ) -> Result<()> {
         let WritebackBatch { mut ticket } = batch;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
-        self.ground.flush().await?;
+        self.ground.meta.flush().await?;
         let mut txn = self.ground.meta.begin().await?;
         let written = runs.iter().map(|r| r.placement.blocks.len()).sum();
         if self.state.is_removed() {
@@ -293,6 +282,7 @@ async fn unwritten_parts<R: crate::meta::view::BlockRead>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::BlockNo;
 
     fn run(start: u64, end: u64, at: u64) -> PlacedRun {
         let blocks = FileBlocks::new(start, end);

@@ -168,6 +168,7 @@ pub async fn remove<W: BlockWrite, S: NodeSupply>(
     Ok(true)
 }
 
+#[cfg(test)]
 /// Up to `limit` objects with ids above `after`, ascending.
 ///
 /// Errors: as [`get`].

@@ -89,7 +89,7 @@ async fn shrink(object: &Arc<OpenObject>, size: u64) -> Result<()> {
     let behind = FileBlocks::new(size.div_ceil(BLOCK), BLOCKS_END);
     let still = object.core().hold_writeback().await;
     let mut txn = ground.meta.begin().await?;
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     let rest = remove_extents(&mut txn, &mut ticket, object, behind).await?;
     let recorded = size.min(state.recorded_size());
     records::set_size(&mut txn, &mut ticket, state.id(), recorded).await?;
@@ -130,7 +130,7 @@ pub(super) async fn trim(object: &Arc<OpenObject>, mut blocks: FileBlocks) -> Re
     let ground = object.ground();
     loop {
         let mut txn = ground.meta.begin().await?;
-        let mut ticket = ground.space.ticket();
+        let mut ticket = ground.ticket();
         let rest = remove_extents(&mut txn, &mut ticket, object, blocks).await?;
         if rest.is_none() && !object.state().is_removed() {
             records::set_trimming(&mut txn, &mut ticket, object.state().id(), false).await?;
@@ -178,7 +178,7 @@ pub async fn punch(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {
 async fn punch_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64> {
     let ground = object.ground();
     let mut txn = ground.meta.begin().await?;
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     let rest = remove_extents(&mut txn, &mut ticket, object, blocks).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
@@ -219,7 +219,7 @@ async fn preallocate_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Resul
         Lookup::Extent(e) => return Ok(e.at + e.blocks),
         Lookup::Hole { until } => until.min(blocks.start + step),
     };
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     let spans = ticket.claim(&txn, until - blocks.start).await?;
     insert_unwritten(&mut txn, &mut ticket, object, blocks.start, &spans).await?;
     ticket.record(&mut txn).await?;
@@ -263,7 +263,7 @@ pub async fn record_size(object: &Arc<OpenObject>) -> Result<Lsn> {
     if settled <= state.recorded_size() {
         return Ok(state.last_lsn());
     }
-    let mut ticket = ground.space.ticket();
+    let mut ticket = ground.ticket();
     records::set_size(&mut txn, &mut ticket, state.id(), settled).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;

@@ -8,8 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
@@ -18,6 +16,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::object_record::ObjectRecord;
+use crate::iomap::bundle::Totals;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::open::OpenObject;
@@ -40,15 +39,14 @@ pub struct Table {
     /// Touched for a map look-up at open and close of an object, never across an await.
     open: Mutex<BTreeMap<ObjectId, Arc<OpenObject>>>,
     /// What objects that were closed since had counted.
-    closed_hits: AtomicU64,
-    closed_misses: AtomicU64,
+    closed: Mutex<Totals>,
 }
 
 impl Table {
     /// A registry without open objects.
     pub fn new(ground: Ground, wing: Wing) -> Self {
         let open = Mutex::new(BTreeMap::new());
-        Self { ground, wing, open, closed_hits: 0.into(), closed_misses: 0.into() }
+        Self { ground, wing, open, closed: Mutex::default() }
     }
 
     /// The parts below.
@@ -106,15 +104,12 @@ impl Table {
         records::create(txn, ticket, &ObjectRecord::default()).await
     }
 
-    /// Pieces of reads that the cache had, and reads that had to fetch, since the volume was opened.
-    pub fn reads(&self) -> (u64, u64) {
-        let mut hits = self.closed_hits.load(Ordering::Relaxed);
-        let mut misses = self.closed_misses.load(Ordering::Relaxed);
-        for object in self.open.lock().values() {
-            hits += object.core().counts().hits();
-            misses += object.core().counts().misses();
-        }
-        (hits, misses)
+    /// What the objects counted since the volume was opened.
+    pub fn totals(&self) -> Totals {
+        let open = self.open.lock();
+        let mut totals = *self.closed.lock();
+        open.values().for_each(|object| totals += object.core().counts().totals());
+        totals
     }
 
     /// Every open object, ascending by id.
@@ -130,8 +125,7 @@ impl Table {
             let close = surplus > 0 && Arc::strong_count(object) == 1 && object.is_at_rest();
             surplus -= usize::from(close);
             if close {
-                self.closed_hits.fetch_add(object.core().counts().hits(), Ordering::Relaxed);
-                self.closed_misses.fetch_add(object.core().counts().misses(), Ordering::Relaxed);
+                *self.closed.lock() += object.core().counts().totals();
             }
             !close
         });
@@ -152,7 +146,7 @@ impl Table {
         let _still = object.core().hold_writeback().await;
         resize::trim(&object, everything).await?;
         let mut txn = self.ground.meta.begin().await?;
-        let mut ticket = self.ground.space.ticket();
+        let mut ticket = self.ground.ticket();
         records::remove(&mut txn, &mut ticket, id).await?;
         records::clear_removal(&mut txn, &mut ticket, id).await?;
         ticket.record(&mut txn).await?;

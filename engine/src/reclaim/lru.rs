@@ -74,17 +74,6 @@ impl Lru {
         }
     }
 
-    /// Folios alive, in a queue or being looked at.
-    pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
-    }
-
-    /// Entries in the small and in the main queue, stale ones included.
-    pub fn lengths(&self) -> (usize, usize) {
-        let queues = self.queues.lock();
-        (queues.small.len(), queues.main.len())
-    }
-
     /// The next folio that should go, with the only reference that the queues will make. Takes one
     /// from `budget` for every entry it looks at and stops at 0.
     pub fn propose(&self, budget: &mut usize) -> Option<(Arc<Folio>, Candidate)> {

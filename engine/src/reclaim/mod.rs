@@ -5,5 +5,4 @@ pub mod pressure;
 pub mod shrink;
 pub mod shrinker;
 
-pub use lru::Lru;
 pub use shrink::Reclaim;

@@ -1,8 +1,8 @@
-//! What the machine says about memory: limits and use of the control group, and pressure stalls.
+//! What the machine says about memory: limit and use of the process's control group.
 //!
 //! Guarantees: parsers are pure and never panic on odd text; what cannot be read is absent, not
-//! zero. Does not decide what a budget should be; reads a handful of small kernel files when asked,
-//! never on a data path. Called by the volume at open and by statistics.
+//! zero. Does not decide what a budget should be; reads three small kernel files when asked, never
+//! on a data path. Called by the volume at open.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,24 +19,6 @@ pub struct GroupMemory {
     pub usage: Option<u64>,
 }
 
-/// One line of a pressure file: the share of time in which tasks stood still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stall {
-    /// Hundredths of a percent over the last 10 s.
-    pub avg10_hundredths: u32,
-    /// Microseconds since boot.
-    pub total_us: u64,
-}
-
-/// Memory pressure: some tasks, or all of them, waited for memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pressure {
-    /// At least one task waited.
-    pub some: Stall,
-    /// All tasks waited.
-    pub full: Stall,
-}
-
 /// Where the files of this process's control group lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupDir {
@@ -49,36 +31,6 @@ pub enum GroupDir {
 /// A limit file: a number, or `max`.
 pub fn parse_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|&bytes| bytes < UNLIMITED)
-}
-
-/// A pressure file; a missing `full` line counts as no stalls.
-pub fn parse_pressure(text: &str) -> Option<Pressure> {
-    let line = |name: &str| text.lines().find_map(|line| parse_stall(line, name));
-    Some(Pressure { some: line("some")?, full: line("full").unwrap_or_default() })
-}
-
-fn parse_stall(line: &str, name: &str) -> Option<Stall> {
-    let mut words = line.split_whitespace();
-    if words.next() != Some(name) {
-        return None;
-    }
-    let mut stall = Stall::default();
-    for word in words {
-        match word.split_once('=')? {
-            ("avg10", value) => stall.avg10_hundredths = parse_hundredths(value)?,
-            ("total", value) => stall.total_us = value.parse().ok()?,
-            _ => {}
-        }
-    }
-    Some(stall)
-}
-
-/// `12.34` as 1234.
-fn parse_hundredths(text: &str) -> Option<u32> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, "00"));
-    let whole: u32 = whole.parse().ok()?;
-    let part: u32 = part.get(..2)?.parse().ok()?;
-    whole.checked_mul(100)?.checked_add(part)
 }
 
 /// The directory named by a `/proc/self/cgroup` text, under `root` (usually `/sys/fs/cgroup`). The
@@ -104,6 +56,12 @@ fn read(dir: &Path, file: &str) -> Option<String> {
     std::fs::read_to_string(dir.join(file)).ok()
 }
 
+/// Limit and use of this process's control group; `None` where there is none to be seen.
+pub fn of_this_process() -> Option<GroupMemory> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    Some(group_dir(&text, Path::new("/sys/fs/cgroup"))?.memory())
+}
+
 impl GroupDir {
     /// Limit and use, as far as they can be read.
     pub fn memory(&self) -> GroupMemory {
@@ -114,14 +72,6 @@ impl GroupDir {
         GroupMemory {
             limit: read(dir, limit).and_then(|text| parse_limit(&text)),
             usage: read(dir, usage).and_then(|text| text.trim().parse().ok()),
-        }
-    }
-
-    /// Pressure stalls; only version 2 has them per group.
-    pub fn pressure(&self) -> Option<Pressure> {
-        match self {
-            Self::V1(_) => None,
-            Self::V2(dir) => parse_pressure(&read(dir, "memory.pressure")?),
         }
     }
 }
@@ -137,21 +87,6 @@ mod tests {
         assert_eq!(parse_limit("9223372036854771712\n"), None);
         assert_eq!(parse_limit("-1"), None);
         assert_eq!(parse_limit(""), None);
-    }
-
-    #[test]
-    fn pressure_lines_are_read_and_odd_ones_refused() {
-        let text = "some avg10=1.50 avg60=0.00 avg300=0.00 total=4711\n\
-                    full avg10=100.00 avg60=0.00 avg300=0.00 total=12\n";
-        let pressure = parse_pressure(text).unwrap();
-        assert_eq!(pressure.some.avg10_hundredths, 150);
-        assert_eq!(pressure.some.total_us, 4711);
-        assert_eq!(pressure.full.avg10_hundredths, 10_000);
-        assert!(parse_pressure("some avg10=x total=1").is_none());
-        assert!(parse_pressure("some avg10=1.ü total=1").is_none());
-        assert!(parse_pressure("").is_none());
-        let only_some = parse_pressure("some avg10=0.01 total=5").unwrap();
-        assert_eq!(only_some.full, Stall::default());
     }
 
     #[test]
@@ -175,7 +110,6 @@ mod tests {
         let group = group_dir("0::/a", &root).unwrap();
         let memory = group.memory();
         assert_eq!((memory.limit, memory.usage), (Some(8192), Some(4096)));
-        assert_eq!(group.pressure(), None);
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -11,13 +11,9 @@ use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
 
 use super::lru::Lru;
 use super::shrinker::Shrinkers;
-use crate::folio::dirty::DirtyLimits;
 use crate::folio::evict::Refusal;
 use crate::folio::evict::try_evict;
 use crate::folio::folio::Residents;
@@ -29,12 +25,6 @@ use crate::kit::memory::Reclaimer;
 const SCAN_PER_BLOCK: usize = 8;
 /// The least that one call may look at (about 0.1 ms).
 const SCAN_MIN: usize = 1024;
-/// Blocks per round in the background, with a yield in between.
-const ROUND_BLOCKS: usize = 128;
-/// Rounds without success after which the background waits for the next ring of the bell.
-const IDLE_ROUNDS: u32 = 4;
-/// Pause after a round without success, so that the flusher gets somewhere.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// What reclaim did since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,7 +67,6 @@ fn count(counter: &AtomicU64, by: usize) {
 /// The engine's reclaim.
 pub struct Reclaim {
     memory: Memory,
-    limits: DirtyLimits,
     lru: Arc<Lru>,
     shrinkers: Shrinkers,
     counters: Counters,
@@ -85,11 +74,10 @@ pub struct Reclaim {
 
 impl Reclaim {
     /// Reclaim for `memory`, which will call it. The memory holds it weakly: keep it alive.
-    pub fn new(memory: Memory, limits: DirtyLimits) -> Arc<Self> {
+    pub fn new(memory: Memory) -> Arc<Self> {
         let lru = Arc::new(Lru::new(memory.capacity_blocks()));
         let reclaim = Arc::new(Self {
             memory,
-            limits,
             lru,
             shrinkers: Shrinkers::default(),
             counters: Counters::default(),
@@ -102,11 +90,6 @@ impl Reclaim {
     /// What mapping caches report their folios to.
     pub fn residents(&self) -> Arc<dyn Residents> {
         self.lru.clone()
-    }
-
-    /// The queues, for statistics.
-    pub fn lru(&self) -> &Lru {
-        &self.lru
     }
 
     /// Where other caches register.
@@ -127,46 +110,6 @@ impl Reclaim {
             busy: read(&c.busy),
             shrinker_examined: read(&c.shrinker_examined),
             shrinker_freed: read(&c.shrinker_freed),
-        }
-    }
-
-    /// Keeps free memory between the watermarks until `token` is cancelled. Dropping the future
-    /// stops it at once; nothing is left half done.
-    pub async fn run(self: Arc<Self>, token: CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = token.cancelled() => return,
-                () = self.memory.bell().notified() => {}
-            }
-            tokio::select! {
-                biased;
-                () = token.cancelled() => return,
-                () = self.refill() => {}
-            }
-        }
-    }
-
-    async fn refill(&self) {
-        let mut idle = 0;
-        loop {
-            let wanted = self.memory.shortfall().min(ROUND_BLOCKS);
-            if wanted == 0 {
-                return;
-            }
-            if self.reclaim(wanted) > 0 {
-                idle = 0;
-                tokio::task::yield_now().await;
-                continue;
-            }
-            idle += 1;
-            if idle == IDLE_ROUNDS {
-                return;
-            }
-            if self.limits.dirty() > 0 {
-                self.limits.wake_flusher();
-            }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foliant_device::Device;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,18 +26,23 @@ use crate::units::FileBlocks;
 const TICK: Duration = Duration::from_secs(1);
 /// Dirty data is written back after this many ticks without any pressure.
 const TICKS_UNTIL_OLD: u32 = 5;
+/// Freed spans that are discarded in one round; what is not waits for the next one, or is used again
+/// without.
+const DISCARDS_PER_ROUND: usize = 256;
 
 /// Writes dirty data back; shared by the background loop and by callers of `sync`.
 #[derive(Debug)]
 pub struct Flusher {
     table: Arc<Table>,
     tracker: TaskTracker,
+    /// The device that is told of freed blocks before they are used again, if it is.
+    discards: Option<Device>,
 }
 
 impl Flusher {
     /// A flusher over the objects of `table`, whose tasks `tracker` counts.
-    pub fn new(table: Arc<Table>, tracker: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { table, tracker })
+    pub fn new(table: Arc<Table>, tracker: TaskTracker, discards: Option<Device>) -> Arc<Self> {
+        Arc::new(Self { table, tracker, discards })
     }
 
     /// Everything accepted on `object` before this call becomes durable.
@@ -81,7 +87,9 @@ impl Flusher {
     async fn write_back(&self, object: &Arc<OpenObject>) -> Result<()> {
         let written = object.core().write_back(FileBlocks::new(0, u64::MAX)).await;
         written.map(|_| ()).inspect_err(|cause| {
-            if !object.state().is_removed() {
+            // What was refused before anything was sent to the device can be tried again.
+            let final_for_these_bytes = !cause.is_retryable() || cause.is_no_space();
+            if final_for_these_bytes && !object.state().is_removed() {
                 object.state().mark_failed(cause);
             }
         })
@@ -100,7 +108,22 @@ impl Flusher {
             if self.table.wing().memory.low() {
                 self.unpin().await;
             }
+            if let Some(device) = &self.discards {
+                self.discard(device).await;
+            }
             self.table.close_idle();
+        }
+    }
+
+    /// Tells the device what is free, before it is handed out again.
+    async fn discard(&self, device: &Device) {
+        let free = self.table.ground().space.release_for_discard(DISCARDS_PER_ROUND);
+        for span in free.spans() {
+            if let Err(cause) = device.discard(span.start.0, span.blocks).await {
+                // A hint that was not taken harms nobody.
+                tracing::warn!(%cause, "a discard failed");
+                return;
+            }
         }
     }
 

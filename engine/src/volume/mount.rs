@@ -25,7 +25,6 @@ use crate::journal::Journal;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::poison::Poison;
-use crate::limits::MEMORY_BYTES_MIN;
 use crate::meta::Evicted;
 use crate::meta::Meta;
 use crate::meta::MetaOptions;
@@ -35,10 +34,12 @@ use crate::object::ground::Ground;
 use crate::object::open::Wing;
 use crate::object::table::Table;
 use crate::reclaim::Reclaim;
+use crate::reclaim::pressure;
 use crate::reclaim::shrink::ReclaimStats;
 use crate::reclaim::shrinker::Shrinker;
 use crate::reclaim::shrinker::Shrunk;
 use crate::volume::flusher::Flusher;
+use crate::volume::reclaimer;
 
 /// An open volume: the running parts.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Volume {
     pub flusher: Arc<Flusher>,
     /// What recovery found.
     pub recovered: Recovered,
+    /// What everything lies on.
+    pub device: Device,
     /// Blocks that can hold data or metadata.
     pub data_blocks: u64,
     closed: AtomicBool,
@@ -66,16 +69,30 @@ struct Tasks {
     stop_log: CancellationToken,
 }
 
-/// Opens the volume on `device` within `memory_bytes`.
+/// What the opener decides.
+#[derive(Debug, Clone, Copy)]
+pub struct MountOptions {
+    /// The memory budget.
+    pub memory_bytes: u64,
+    /// Whether freed blocks are discarded before they are used again.
+    pub discards: bool,
+}
+
+/// Says when the control group does not allow as much memory as the budget.
+fn warn_of_a_tight_group(memory_bytes: u64) {
+    let limit = pressure::of_this_process().and_then(|group| group.limit);
+    if let Some(limit) = limit.filter(|&limit| limit < memory_bytes) {
+        tracing::warn!(limit, memory_bytes, "the control group allows less memory than the budget");
+    }
+}
+
+/// Opens the volume on `device` within its memory budget.
 ///
 /// Errors: `NotAStore`, `Incompatible`, `Corrupt`, `InvalidInput` (too little memory), `OutOfMemory`,
 /// `Device`. Dropping the future leaves the device closed for nobody: the loops stop.
-pub async fn open(device: Device, memory_bytes: u64) -> Result<Volume> {
-    if memory_bytes < MEMORY_BYTES_MIN {
-        let why = format!("a budget of {memory_bytes} bytes; at least {MEMORY_BYTES_MIN}");
-        return Err(Error::invalid(why));
-    }
-    let memory = Memory::new(memory_bytes)?;
+pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
+    warn_of_a_tight_group(options.memory_bytes);
+    let memory = Memory::new(options.memory_bytes)?;
     device.register(memory.arena());
     // What an earlier life left in a volatile cache is not durable yet, and must be before it is read.
     device.flush().await?;
@@ -86,18 +103,20 @@ pub async fn open(device: Device, memory_bytes: u64) -> Result<Volume> {
     let volume = superblock.volume();
     let slot = recovered.slot;
     let journal = Journal::open(&device, &memory, &poison, &layout, volume, slot).await?;
-    let options = MetaOptions::for_volume(volume, layout.root, &memory);
-    let meta = Meta::open(&device, &memory, &journal, &poison, options).await?;
+    let metadata = MetaOptions::for_volume(volume, layout.root, &memory);
+    let meta = Meta::open(&device, &memory, &journal, &poison, metadata).await?;
     let data_blocks = layout.data_blocks();
-    let ground = Ground::new(meta, layout, device.clone(), poison).await?;
-    let (wing, reclaiming) = wing(memory, device, &ground);
+    let ground = Ground::new(meta, layout, poison).await?;
+    let (wing, reclaiming) = wing(memory, device.clone(), &ground);
     let table = Arc::new(Table::new(ground, wing));
     let tasks = Tasks::start(&table, &journal, reclaiming.reclaim.clone());
-    let flusher = Flusher::new(table.clone(), tasks.tracker.clone());
+    let discards = (options.discards && device.geometry().discard).then(|| device.clone());
+    let flusher = Flusher::new(table.clone(), tasks.tracker.clone(), discards);
     let running = flusher.clone().run(tasks.stop.clone());
     tasks.tracker.spawn(running);
     let closed = AtomicBool::new(false);
-    let volume = Volume { table, flusher, recovered, data_blocks, closed, tasks, reclaiming };
+    let volume =
+        Volume { device, table, flusher, recovered, data_blocks, closed, tasks, reclaiming };
     match volume.table.finish_removals().await {
         Ok(_) => Ok(volume),
         Err(cause) => {
@@ -143,7 +162,7 @@ impl Shrinker for MetaShrinker {
 
 fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Reclaiming) {
     let dirty = DirtyLimits::new(memory.capacity_blocks());
-    let reclaim = Reclaim::new(memory.clone(), dirty.clone());
+    let reclaim = Reclaim::new(memory.clone());
     let shrinker: Arc<dyn Shrinker> = Arc::new(MetaShrinker(ground.meta.clone()));
     reclaim.shrinkers().register(Arc::downgrade(&shrinker));
     let transport = DeviceTransport::new(device);
@@ -170,9 +189,10 @@ impl Tasks {
         let (stop, stop_log) = (CancellationToken::new(), CancellationToken::new());
         let poison = table.ground().poison.clone();
         let meta = table.ground().meta.clone();
+        let wing = table.wing().clone();
         spawn_guarded(&tracker, &poison, journal.clone().run(stop_log.clone()));
         spawn_guarded(&tracker, &poison, meta.run(stop_log.clone()));
-        spawn_guarded(&tracker, &poison, reclaim.run(stop.clone()));
+        spawn_guarded(&tracker, &poison, reclaimer::run(reclaim, wing, stop.clone()));
         Self { tracker, stop, stop_log }
     }
 }
@@ -245,6 +265,7 @@ impl Volume {
         self.closed.store(true, Ordering::Release);
         let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
         let (ground, reclaiming) = (self.table.ground().clone(), self.reclaiming.clone());
+        let device = self.device.clone();
         async move {
             tasks.stop.cancel();
             let synced = flusher.sync_all().await;
@@ -256,7 +277,7 @@ impl Volume {
             tasks.tracker.close();
             tasks.tracker.wait().await;
             drop(reclaiming);
-            let closed = ground.device.close().await.map_err(Error::from);
+            let closed = device.close().await.map_err(Error::from);
             synced.and(home).and(closed)
         }
     }

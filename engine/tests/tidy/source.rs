@@ -23,8 +23,6 @@ pub struct Line {
 #[derive(Debug, Clone)]
 pub struct Function {
     pub name: String,
-    /// First line, counted from 1.
-    pub line: usize,
     /// Lines from `fn` to the closing bracket.
     pub lines: usize,
     pub asserts: usize,
@@ -114,7 +112,6 @@ impl File {
                 let body = &self.lines[at..=end];
                 found.push(Function {
                     name,
-                    line: at + 1,
                     lines: end - at + 1,
                     asserts: body.iter().filter(|l| is_assertion(&l.code)).count(),
                     test: line.test,
@@ -285,7 +282,30 @@ pub fn read_crate(root: &Path, krate: &str) -> Vec<File> {
     let mut found = Vec::new();
     walk(&src, &src, krate, &mut found);
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    mark_test_files(&mut found);
     found
+}
+
+/// A module that is mounted under `#[cfg(test)]` is a test with all of its files.
+pub fn mark_test_files(all: &mut [File]) {
+    let mut mounted: Vec<Vec<String>> = Vec::new();
+    for file in all.iter() {
+        for line in file.lines.iter().filter(|l| l.test) {
+            let words: Vec<&str> = line.code.split_whitespace().collect();
+            if let [.., "mod", name] = words[..]
+                && let Some(name) = name.strip_suffix(';')
+            {
+                let mut module = file.module();
+                module.push(name.to_owned());
+                mounted.push(module);
+            }
+        }
+    }
+    for file in all {
+        if mounted.iter().any(|module| file.module().starts_with(module)) {
+            file.lines.iter_mut().for_each(|line| line.test = true);
+        }
+    }
 }
 
 fn walk(base: &Path, at: &Path, krate: &str, found: &mut Vec<File>) {

@@ -6,12 +6,18 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use foliant_examples::kv::demo;
 use foliant_examples::kv::serve;
 
 /// A durable ordered key-value store on Foliant.
 #[derive(Debug, Parser)]
 #[command(version)]
 enum Arguments {
+    /// Loads, reads, writes, gets killed, recovers, verifies.
+    Demo(demo::Arguments),
+    /// The process that the demo kills.
+    #[command(hide = true)]
+    DemoChild(demo::ChildArguments),
     /// Serves RESP2 to Redis clients.
     Serve(serve::Arguments),
 }
@@ -26,6 +32,8 @@ fn main() -> ExitCode {
         }
     };
     let done = match arguments {
+        Arguments::Demo(arguments) => runtime.block_on(demo::run(arguments)),
+        Arguments::DemoChild(arguments) => runtime.block_on(demo::run_child(arguments)),
         Arguments::Serve(arguments) => runtime.block_on(serve::run(arguments)),
     };
     match done {

@@ -19,6 +19,7 @@ mod balance;
 mod command;
 mod connection;
 mod cursor;
+pub mod demo;
 mod draft;
 pub mod error;
 mod execute;

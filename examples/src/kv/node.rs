@@ -146,3 +146,6 @@ impl<'a> NodeMut<'a> {
 pub fn cells_of(node: Node<'_>) -> Result<Vec<Vec<u8>>> {
     (0..node.len()).map(|index| Ok(node.cell(index)?.bytes.to_vec())).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,7 +110,8 @@ fn length_line(
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return Err(Malformed("invalid length"));
     }
-    let number = text.iter().fold(0_usize, |n, &d| n.saturating_mul(10) + usize::from(d - b'0'));
+    let digit = |n: usize, d: &u8| n.saturating_mul(10).saturating_add(usize::from(d - b'0'));
+    let number = text.iter().fold(0, digit);
     if number > most {
         return Err(Malformed("invalid length: too large"));
     }

@@ -5,18 +5,28 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use foliant::Engine;
+use foliant::ErrorKind;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+use tokio::time::Instant;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::kv::server;
 use crate::kv::size;
 use crate::kv::store::Store;
+
+/// How long to wait for the lock of a process that was killed.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// How long between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The object that holds the tree.
 pub const OBJECT: &str = "kv";
@@ -70,8 +80,23 @@ async fn open(arguments: &Arguments) -> anyhow::Result<Engine> {
         let format = Engine::format(path).size_bytes(arguments.size);
         format.run().await.with_context(|| format!("making {}", path.display()))?;
     }
-    let open = Engine::open(path).memory_bytes(arguments.memory);
-    open.run().await.with_context(|| format!("opening {}", path.display()))
+    open_store(path, arguments.memory).await
+}
+
+/// Opens an engine; waits a little for a lock that a killed process leaves behind.
+///
+/// The kernel takes a killed process's rings down after the process is gone, and only then the lock
+/// on the file goes.
+pub async fn open_store(path: &Path, memory: u64) -> anyhow::Result<Engine> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match Engine::open(path).memory_bytes(memory).run().await {
+            Err(cause) if cause.kind() == ErrorKind::Locked && Instant::now() < deadline => {
+                sleep(LOCK_PAUSE).await;
+            }
+            opened => return opened.with_context(|| format!("opening {}", path.display())),
+        }
+    }
 }
 
 fn announce(engine: &Engine, store: &Store, address: SocketAddr) -> std::io::Result<()> {

@@ -137,7 +137,7 @@ fn over_extents_that_move() {
                         s.longest_answer = longest;
                         s.longest_placement = longest;
                         s.stale_answers = longest % 4;
-                        s.yields = longest % 2 == 0;
+                        s.yields = longest.is_multiple_of(2);
                     });
                 } else if !step(&room, &mut random, &mut model, roll).await {
                     let new = some_offset(&mut random, model.len() as u64);

@@ -63,7 +63,7 @@ fn a_stream_needs_few_device_reads_and_they_grow() {
         assert_eq!(longest, Some(256));
         let total: u64 = reads.iter().map(|&(_, count)| count).sum();
         assert_eq!(total, BLOCKS, "every block is read once");
-        assert!(room.mapped.counts().blocks_read_ahead() > BLOCKS / 2);
+        assert!(room.mapped.counts().totals().blocks_read_ahead > BLOCKS / 2);
     });
 }
 
@@ -77,7 +77,7 @@ fn random_reads_fetch_what_they_asked_for() {
             let block = 3 * random.below(BLOCKS / 3);
             room.mapped.read_at(block * BLOCK + 7, &mut bytes).await.unwrap();
         }
-        assert_eq!(room.mapped.counts().blocks_read_ahead(), 0);
+        assert_eq!(room.mapped.counts().totals().blocks_read_ahead, 0);
         let reads = room.transport.with(|t| t.reads.clone());
         assert!(reads.iter().all(|&(_, count)| count == 1));
     });

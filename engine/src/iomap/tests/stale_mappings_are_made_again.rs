@@ -48,7 +48,7 @@ async fn long_write_against_writeback(canary: Option<Canary>) -> (Room<MockProvi
 fn a_write_does_not_bring_back_zeroes_over_a_block_that_was_written_back() {
     block_on(async {
         let (room, expected) = long_write_against_writeback(None).await;
-        assert!(room.mapped.counts().stale_retries() > 0);
+        assert!(room.mapped.counts().totals().stale_retries > 0);
         assert!(room.content().await == expected);
         room.settle().await;
         room.evict();
@@ -96,7 +96,7 @@ fn a_read_does_not_cache_zeroes_of_a_hole_that_was_filled() {
                 assert!(read.is_err(), "the canary survived");
             } else {
                 assert!(read.unwrap().iter().all(|&b| b == 9));
-                assert!(room.mapped.counts().stale_retries() > 0);
+                assert!(room.mapped.counts().totals().stale_retries > 0);
             }
             room.expect_balance();
         });

@@ -1,0 +1,70 @@
+//! Reads without a copy: the caller gets the folio's own memory, pinned.
+//!
+//! Guarantees: the bytes never change (a writer that meets shared memory replaces it); what is pinned
+//! stays counted in the memory budget until the last handle goes. Bytes that no single folio holds,
+//! or that somebody is about to change, are copied once into memory of the same budget.
+//!
+//! Does not limit how much a caller pins: who pins the whole budget waits for himself. Called by
+//! `api::object`.
+
+use std::ops::Range;
+
+use foliant_device::Segment;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::iomap::bundle::Counts;
+use crate::iomap::bundle::Mapped;
+use crate::iomap::contract::MappingProvider;
+use crate::iomap::contract::Transport;
+use crate::iomap::contract::checked_range;
+use crate::kit::memory::Purpose;
+use crate::limits::SHARED_READ_BYTES_MAX;
+use crate::units::BLOCK;
+
+impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    /// The bytes of `range`, as far as they lie below the size; `None` if none do.
+    ///
+    /// Errors: `InvalidInput` (also over [`SHARED_READ_BYTES_MAX`]), and those of a read. Dropping
+    /// the future has no effect.
+    pub async fn read_shared(&self, range: Range<u64>) -> Result<Option<Segment>> {
+        let Some(len) = range.end.checked_sub(range.start) else {
+            return Err(Error::invalid(format!("range {range:?} runs backwards")));
+        };
+        if len > SHARED_READ_BYTES_MAX {
+            let why = format!("a shared read of {len} bytes, at most {SHARED_READ_BYTES_MAX}");
+            return Err(Error::invalid(why));
+        }
+        let range = checked_range(range.start, len as usize)?;
+        let end = range.end.min(self.provider.size());
+        if end <= range.start {
+            return Ok(None);
+        }
+        let range = range.start..end;
+        match self.share_hit(&range) {
+            Some(segment) => Ok(Some(segment)),
+            None => self.copy_out_shared(range).await.map(Some),
+        }
+    }
+
+    fn share_hit(&self, range: &Range<u64>) -> Option<Segment> {
+        let folio = self.cache.find(range.start / BLOCK)?;
+        let span = folio.span().bytes();
+        if range.end > span.end {
+            return None;
+        }
+        let within = (range.start - span.start) as usize..(range.end - span.start) as usize;
+        let segment = folio.share(within)?;
+        Counts::add(&self.counts.hits, 1);
+        Some(segment)
+    }
+
+    async fn copy_out_shared(&self, range: Range<u64>) -> Result<Segment> {
+        let len = range.end - range.start;
+        let order = len.div_ceil(BLOCK).next_power_of_two().ilog2() as u8;
+        let mut buffer = self.memory.allocate(order, Purpose::Data).await?;
+        let bytes = buffer.get_mut().expect("a fresh buffer has one owner");
+        let read = self.read_at(range.start, &mut bytes[..len as usize]).await?;
+        Ok(buffer.segment(0..read))
+    }
+}
