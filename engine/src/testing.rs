@@ -1,9 +1,12 @@
-//! What this crate's own integration tests need to know of the format. Not part of the API.
+//! What this crate's own integration tests need to know of the format, and their deliberate faults. Not part of the API.
 //!
 //! Does nothing in production: it exists with the feature `testing` alone.
 
 use crate::format::layout::SUPERBLOCKS;
 use crate::format::superblock;
+
+pub use crate::kit::canary::Canary;
+pub use crate::kit::canary::break_on_purpose;
 
 /// The blocks of the superblock's copies.
 pub fn superblocks() -> [u64; 2] {

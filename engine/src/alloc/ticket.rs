@@ -25,6 +25,8 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::block::BlockKind;
 use crate::format::group_block;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::meta::view::BlockRead;
 use crate::meta::view::BlockWrite;
 use crate::meta::view::NodeSupply;
@@ -180,8 +182,12 @@ impl Ticket {
         assert!(self.recorded || nothing, "settled without being recorded");
         self.pinned.clear();
         let log = self.space.log();
-        let held: Vec<(DeviceSpan, bool)> =
-            freed.iter().flat_map(|span| by_logged(span, |b| log.is_logged(b))).collect();
+        let held: Vec<(DeviceSpan, bool)> = freed
+            .iter()
+            .flat_map(|span| {
+                by_logged(span, |b| log.is_logged(b) && !is_broken(Canary::ReuseBeforeApplied))
+            })
+            .collect();
         self.space.with(|inner| {
             data.iter().chain(nodes.iter()).for_each(|span| inner.unpin(span));
             inner.claimed -= data.blocks();

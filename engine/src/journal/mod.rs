@@ -6,3 +6,6 @@ pub mod slots;
 pub mod writer;
 
 pub use writer::Journal;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Small tools without a domain: memory budget, locks, flags, checksums, bit sets.
 
 pub mod bitset;
+pub mod canary;
 pub mod checksum;
 pub mod memory;
 pub mod poison;

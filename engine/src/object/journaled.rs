@@ -31,6 +31,8 @@ use crate::extent::Extent;
 use crate::extent::Lookup;
 use crate::folio::Folio;
 use crate::iomap::grip::Grip;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
@@ -146,7 +148,7 @@ async fn lock_part(part: &mut LoggedPart) -> Vec<RangeGuard> {
     loop {
         let size = state.size();
         for end in [size, state.recorded_size()] {
-            if part.end > end && !end.is_multiple_of(BLOCK) {
+            if part.end > end && !end.is_multiple_of(BLOCK) && !is_broken(Canary::LeaveOldEnd) {
                 part.patches.entry(end / BLOCK).or_default();
             }
         }
@@ -248,7 +250,8 @@ async fn place(
     // A delta is only right against what is stored. Unlogged dirty bytes are not stored, and behind
     // the recorded end the device may hold what nobody wrote.
     let past_end = (change.block + 1) * BLOCK > state.recorded_size();
-    let stored = home.filter(|_| !past_end && !grip.is_dirty(change.block));
+    let unlogged = grip.is_dirty(change.block) && !is_broken(Canary::LogOverUnloggedBytes);
+    let stored = home.filter(|_| !past_end && !unlogged);
     let block = (change.block - grip.span().start) as usize;
     let mark = FolioMark { folio: Arc::downgrade(grip.folio()), block };
     let mark: Option<Arc<dyn HomeMark>> = Some(Arc::new(mark));

@@ -19,6 +19,8 @@ use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::records;
@@ -232,7 +234,9 @@ impl MappingProvider for ObjectProvider {
     ) -> Result<()> {
         let WritebackBatch { mut ticket } = batch;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
-        self.ground.meta.flush().await?;
+        if !is_broken(Canary::MapBeforeData) {
+            self.ground.meta.flush().await?;
+        }
         let mut txn = self.ground.meta.begin().await?;
         let written = runs.iter().map(|r| r.placement.blocks.len()).sum();
         if self.state.is_removed() {

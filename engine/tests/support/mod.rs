@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod crash;
+
 use foliant::Engine;
 use foliant::Result;
 use foliant_device::Device;
@@ -10,6 +12,10 @@ use foliant_device::sim::SimDisk;
 
 /// 40 MiB: superblocks, a journal of 4 MiB, and one group.
 pub const DEVICE_BLOCKS: u64 = 10_240;
+/// The smallest journal.
+pub const JOURNAL_BYTES: u64 = 4 << 20;
+/// A journal of 4 MiB, and a group so small that freed blocks are used again at once.
+pub const DEVICE_BLOCKS_TIGHT: u64 = 32 + 1024 + 33 + 260;
 /// The smallest budget, so that eviction and waiting happen.
 pub const MEMORY_BYTES: u64 = 8 << 20;
 pub const BLOCK: usize = 4096;
@@ -26,7 +32,7 @@ pub fn simulate<T>(work: impl Future<Output = T>) -> T {
 
 pub async fn format(disk: &SimDisk) {
     Engine::format_device(Device::new(disk.attach()))
-        .journal_bytes(4 << 20)
+        .journal_bytes(JOURNAL_BYTES)
         .uuid([7; 16])
         .force(true)
         .run()

@@ -1,0 +1,58 @@
+//! Deliberate faults, to prove that the crash tests would notice them.
+//!
+//! Guarantees: without the feature `testing` every question is answered "no" at compile time. With it,
+//! a fault is set for one thread: a simulation runs on one thread, so runs beside it stay sound.
+//!
+//! Does not decide anything in production. Asked by the rooms that must keep an order.
+
+/// What can be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Canary {
+    /// A commit is acknowledged before its group is durable.
+    AcknowledgeAtOnce,
+    /// The mapping is committed without a flush of the data that it names.
+    MapBeforeData,
+    /// The log's tail moves before the blocks behind it are home and flushed.
+    TailBeforeHome,
+    /// Freed blocks are handed out again although a replayable record names them.
+    ReuseBeforeApplied,
+    /// A logged block goes home in place although it holds bytes that are not logged.
+    LogOverUnloggedBytes,
+    /// An object that grows by a transaction leaves the rest of its old last block as it lies there.
+    LeaveOldEnd,
+    /// Replay takes groups of an earlier epoch for good.
+    IgnoreEpoch,
+}
+
+#[cfg(feature = "testing")]
+mod armed {
+    use std::cell::Cell;
+
+    use super::Canary;
+
+    thread_local! {
+        static BROKEN: Cell<Option<Canary>> = const { Cell::new(None) };
+    }
+
+    /// Breaks something on this thread, or nothing.
+    pub fn break_on_purpose(what: Option<Canary>) {
+        BROKEN.set(what);
+    }
+
+    /// Whether it is broken on this thread.
+    pub fn is_broken(what: Canary) -> bool {
+        BROKEN.get() == Some(what)
+    }
+}
+
+#[cfg(feature = "testing")]
+pub use armed::break_on_purpose;
+#[cfg(feature = "testing")]
+pub use armed::is_broken;
+
+/// Nothing is broken.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn is_broken(_: Canary) -> bool {
+    false
+}
