@@ -56,14 +56,9 @@ pub struct Pattern {
 
 impl Pattern {
     pub fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x6e6f_6973_65);
+        let mut random = Random::new(seed ^ 0x6e_6f69_7365);
         let noise = (0..WORDS).map(|_| random.next()).collect();
         Self { seed, noise }
-    }
-
-    /// The seed that all content depends on.
-    pub fn seed(&self) -> u64 {
-        self.seed
     }
 
     fn header(&self, block: u64, generation: u32) -> [u64; HEADER_WORDS] {

@@ -176,7 +176,9 @@ pub async fn reopened<T: Target>(
     let start = Instant::now();
     let newer = compare(&target, &ledger, place.size).await?;
     let verifying = start.elapsed();
-    let title = Title::new::<T>(KILL_REOPEN, place, target.backend(), seed, COMMITTERS as usize);
+    let clients = COMMITTERS as usize + 1;
+    let mut title = Title::new::<T>(KILL_REOPEN, place, target.backend(), seed, clients);
+    title.piece_bytes = BLOCK_SIZE;
     let recovery = target.recovery();
     target.close().await?;
     let mut report = Report::new(title, None, &ledger);

@@ -75,12 +75,20 @@ pub fn encode(
     payload[start + 2..start + 4].copy_from_slice(&count.to_le_bytes());
 }
 
+/// Bytes that are compared at once where nothing differs.
+const STRIDE: usize = 128;
+
 /// The ranges behind `from` in which two blocks differ, small gaps joined.
 fn differences(before: &[u8], after: &[u8], from: usize) -> Vec<Range<usize>> {
     assert_eq!(before.len(), after.len(), "images of one block");
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut at = from;
     while at < after.len() {
+        // Most of a block is the same: long strides first, then words.
+        if at + STRIDE <= after.len() && before[at..at + STRIDE] == after[at..at + STRIDE] {
+            at += STRIDE;
+            continue;
+        }
         let step = if at.is_multiple_of(8) { 8 } else { 8 - at % 8 };
         let end = (at + step).min(after.len());
         if before[at..end] == after[at..end] {

@@ -13,6 +13,8 @@ use foliant_device::BLOCK_SIZE;
 use foliant_device::Buffer;
 use foliant_device::Device;
 use foliant_device::Persist;
+use futures_util::StreamExt;
+use futures_util::stream;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -52,6 +54,10 @@ struct Image {
     crc: u32,
     data: bool,
 }
+
+/// Blocks read, and written home, at once.
+const READS_IN_FLIGHT: usize = 64;
+const WRITES_IN_FLIGHT: usize = 64;
 
 /// Whether images are checked against their last record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +104,7 @@ pub async fn recover(
     while let Some(payload) = scan.next().await? {
         groups += 1;
         bytes += payload.len() as u64;
+        replay.fetch_bases(&payload).await?;
         let mut rest = &payload[..];
         while !rest.is_empty() {
             let (count, records) = log_record::next_transaction(&mut rest)?;
@@ -121,14 +128,43 @@ pub async fn recover(
 }
 
 impl Replay<'_> {
+    /// Reads what the records of a group are applied to, many blocks at once, as far as the images
+    /// fit; what does not is read when its record comes.
+    async fn fetch_bases(&mut self, payload: &[u8]) -> Result<()> {
+        let mut rest = payload;
+        let mut wanted = BTreeMap::new();
+        while !rest.is_empty() {
+            let (count, mut records) = log_record::next_transaction(&mut rest)?;
+            for _ in 0..count {
+                let record = log_record::next_record(&mut records)?;
+                self.check_place(&record)?;
+                wanted.entry(record.block).or_insert(record.init);
+            }
+        }
+        wanted.retain(|at, init| !*init && !self.images.contains_key(at));
+        if self.images.len() + wanted.len() > self.images_max {
+            self.write_home(Verify::Later).await?;
+        }
+        let wanted = wanted.into_keys().take(self.images_max);
+        let mut reads = stream::iter(wanted.map(|at| read_block(self.device, self.memory, at)))
+            .buffer_unordered(READS_IN_FLIGHT);
+        while let Some(read) = reads.next().await {
+            let (at, buffer) = read?;
+            let image = Image { buffer, crc: 0, data: false };
+            self.images.insert(at, image);
+        }
+        Ok(())
+    }
+
+    fn check_place(&self, record: &Record<'_>) -> Result<()> {
+        let geometry = self.device.geometry();
+        Ok(geometry.check(foliant_device::error::Operation::Write, record.block.0, 1)?)
+    }
+
     async fn apply(&mut self, count: u32, mut records: &[u8]) -> Result<()> {
         for _ in 0..count {
             let record = log_record::next_record(&mut records)?;
-            self.device.geometry().check(
-                foliant_device::error::Operation::Write,
-                record.block.0,
-                1,
-            )?;
+            self.check_place(&record)?;
             if !self.images.contains_key(&record.block) && self.images.len() >= self.images_max {
                 self.write_home(Verify::Later).await?;
             }
@@ -153,13 +189,10 @@ impl Replay<'_> {
 
     /// What the record is applied to: what lies there now, whatever that is.
     async fn base(&self, record: &Record<'_>) -> Result<Buffer> {
-        let buffer = self.memory.allocate(0, Purpose::Reserved).await?;
         if record.init {
-            return Ok(buffer);
+            return self.memory.allocate(0, Purpose::Reserved).await;
         }
-        let (mut buffers, outcome) = self.device.read(record.block.0, vec![buffer]).await;
-        outcome?;
-        Ok(buffers.pop().expect("a read gives its buffer back"))
+        Ok(read_block(self.device, self.memory, record.block).await?.1)
     }
 
     /// Writes all images home.
@@ -178,15 +211,20 @@ impl Replay<'_> {
             writes.push((at, image.buffer));
         }
         self.home += writes.len() as u64;
-        for chunk in writes.chunks(64) {
-            let requests: Vec<_> = chunk
-                .iter()
-                .map(|(at, b)| self.device.write(at.0, vec![b.clone().into()], Persist::Cached))
-                .collect();
-            for request in requests {
-                request.await?;
-            }
+        let requests = writes
+            .into_iter()
+            .map(|(at, buffer)| self.device.write(at.0, vec![buffer.into()], Persist::Cached));
+        let mut requests = stream::iter(requests).buffer_unordered(WRITES_IN_FLIGHT);
+        while let Some(written) = requests.next().await {
+            written?;
         }
         Ok(())
     }
+}
+
+async fn read_block(device: &Device, memory: &Memory, at: BlockNo) -> Result<(BlockNo, Buffer)> {
+    let buffer = memory.allocate(0, Purpose::Reserved).await?;
+    let (mut buffers, outcome) = device.read(at.0, vec![buffer]).await;
+    outcome?;
+    Ok((at, buffers.pop().expect("a read gives its buffer back")))
 }

@@ -108,8 +108,10 @@ impl Flusher {
             if self.table.wing().memory.low() {
                 self.unpin().await;
             }
-            if let Some(device) = &self.discards {
-                self.discard(device).await;
+            match &self.discards {
+                Some(device) => self.discard(device).await,
+                // Early, so that space is found in long pieces and the list of waiting spans is short.
+                None => _ = self.table.ground().space.release(),
             }
             self.table.close_idle();
         }
