@@ -11,3 +11,6 @@ pub mod state;
 
 pub use dirty::DirtyLimits;
 pub use folio::Folio;
+
+#[cfg(test)]
+mod tests;

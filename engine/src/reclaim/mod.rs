@@ -6,3 +6,6 @@ pub mod shrink;
 pub mod shrinker;
 
 pub use shrink::Reclaim;
+
+#[cfg(test)]
+mod tests;
