@@ -46,6 +46,8 @@ pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 8;
 pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
 /// Largest read-ahead window in blocks (1 MiB).
 pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
+/// Pieces of one read miss, each with its own place on the device, in flight at once.
+pub const READS_IN_FLIGHT: usize = 64;
 /// How often a write or a read remaps after a stale mapping before it is an error.
 pub const STALE_RETRIES_MAX: u32 = 16;
 

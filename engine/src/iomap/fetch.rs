@@ -7,6 +7,7 @@
 //! Does not lock or map. Called by `read`, `write` and `hold`.
 
 use foliant_device::Buffer;
+use futures_util::future::join_all;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -19,6 +20,7 @@ use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
 use crate::iomap::write::holder;
 use crate::kit::memory::Purpose;
+use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
@@ -39,20 +41,17 @@ fn clear_behind(image: &mut [u8], block: u64, size: u64) {
     image[keep..].fill(0);
 }
 
-/// The run of blocks to fetch: from the start of `wanted` to the first block that is up to date.
-/// If the start itself is, the answer is empty and lies at the end of what is up to date.
-fn missing_run(folios: &[Grip], wanted: FileBlocks) -> FileBlocks {
-    let present = |&block: &u64| holder(folios, block).is_uptodate(block);
-    if wanted.is_empty() {
-        return wanted;
-    }
-    if present(&wanted.start) {
-        let end = (wanted.start..wanted.end).find(|block| !present(block));
-        let end = end.unwrap_or(wanted.end);
-        return FileBlocks::new(end, end);
-    }
-    let end = (wanted.start..wanted.end).find(present);
-    FileBlocks::new(wanted.start, end.unwrap_or(wanted.end))
+/// A run of blocks that are missing, all under one mapping.
+struct Missing {
+    blocks: FileBlocks,
+    /// Where they are stored, with the memory to read them into; `None` reads as zero.
+    stored: Option<(BlockNo, Vec<Buffer>)>,
+    /// Which of the mappings it is.
+    lease: usize,
+}
+
+fn is_present(folios: &[Grip], block: u64) -> bool {
+    holder(folios, block).is_uptodate(block)
 }
 
 /// The order of the folio that starts at `at`, if the run covers it: then it can take over the
@@ -99,46 +98,119 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Err(Error::checksum("data", at, expected, got))
     }
 
-    /// Makes the blocks `wanted` of the locked `folios` up to date under `lease`, up to the first
-    /// one that already is, in one device read.
+    /// Makes the blocks `wanted` of the locked `folios` up to date under `leases`, which cover them:
+    /// all device reads at once, at most [`READS_IN_FLIGHT`].
     ///
-    /// `demand` is the block up to which somebody waits: damage behind it is left for who reads
-    /// it. Errors: `Device`, `Corrupt`, `OutOfMemory`.
+    /// `demand` is the block up to which somebody waits. Behind it the first block that is up to
+    /// date ends the work, as does damage, which is left for who reads it. Errors: `Device`,
+    /// `Corrupt`, `OutOfMemory`.
     pub(super) async fn fetch(
         &self,
         folios: &mut [Grip],
-        lease: &Lease<P>,
+        leases: &[Lease<P>],
         wanted: FileBlocks,
         demand: u64,
     ) -> Result<Fetched> {
-        let wanted = missing_run(folios, wanted);
-        if wanted.is_empty() {
-            return Ok(Fetched::UpTo(wanted.end));
-        }
-        let Some((at, _)) = lease.stored(wanted.start) else {
-            return self.fetch_zeroes(folios, lease, wanted).await;
-        };
         let mut spares = self.spares(folios).await?;
-        let buffers = self.buffers(folios, wanted).await?;
-        let count: usize = buffers.iter().map(Buffer::blocks).sum();
-        let wanted = FileBlocks::new(wanted.start, wanted.start + count as u64);
-        let (buffers, result) = self.transport.read(at, buffers).await;
-        if !self.all_current(std::slice::from_ref(lease)) {
+        let (mut runs, end) = self.missing_runs(folios, leases, wanted, demand).await?;
+        let requests = runs.iter_mut().map(|run| {
+            let (at, buffers) = match &mut run.stored {
+                Some((at, buffers)) => (*at, std::mem::take(buffers)),
+                None => (BlockNo(0), Vec::new()),
+            };
+            let reads = !buffers.is_empty();
+            let request = reads.then(|| self.transport.read(at, buffers));
+            async move {
+                match request {
+                    Some(request) => request.await,
+                    None => (Vec::new(), Ok(())),
+                }
+            }
+        });
+        let answers = join_all(requests).await;
+        if !self.all_current(leases) {
             return Ok(Fetched::Stale);
         }
-        result?;
-        Counts::add(&self.counts.blocks_read, wanted.len());
         self.late_spares(folios, &mut spares)?;
-        let mut at = wanted.start;
-        for buffer in buffers {
-            let end = at + buffer.blocks() as u64;
-            match self.accept(folios, &mut spares, lease, at, buffer) {
-                Ok(()) => at = end,
+        for (run, (buffers, result)) in runs.iter().zip(answers) {
+            let taken = match result {
+                Ok(()) => self.take_run(folios, &mut spares, leases, run, buffers),
+                Err(error) => Err((run.blocks.start, error)),
+            };
+            match taken {
+                Ok(()) => {}
                 Err((bad, _)) if bad >= demand => return Ok(Fetched::UpTo(bad)),
                 Err((_, error)) => return Err(error),
             }
         }
-        Ok(Fetched::UpTo(wanted.end))
+        Ok(Fetched::UpTo(end))
+    }
+
+    /// What is missing in `wanted`, run by run, with memory to read into; and where that ends, which
+    /// is earlier than asked when memory is short.
+    async fn missing_runs(
+        &self,
+        folios: &[Grip],
+        leases: &[Lease<P>],
+        wanted: FileBlocks,
+        demand: u64,
+    ) -> Result<(Vec<Missing>, u64)> {
+        let mut runs: Vec<Missing> = Vec::new();
+        let mut at = wanted.start;
+        while at < wanted.end && runs.len() < READS_IN_FLIGHT {
+            if is_present(folios, at) {
+                if at >= demand {
+                    break;
+                }
+                at += 1;
+                continue;
+            }
+            let lease = leases.partition_point(|lease| lease.blocks().end <= at);
+            let end = wanted.end.min(leases[lease].blocks().end);
+            let end = (at..end).find(|&block| is_present(folios, block)).unwrap_or(end);
+            let mut blocks = FileBlocks::new(at, end);
+            let stored = match leases[lease].stored(at) {
+                None => None,
+                Some((place, _)) => {
+                    let buffers = self.buffers(folios, blocks, runs.is_empty()).await?;
+                    let count: usize = buffers.iter().map(Buffer::blocks).sum();
+                    blocks.end = at + count as u64;
+                    Some((place, buffers))
+                }
+            };
+            if blocks.is_empty() {
+                break;
+            }
+            at = blocks.end;
+            runs.push(Missing { blocks, stored, lease });
+            if at < end {
+                break;
+            }
+        }
+        Ok((runs, at))
+    }
+
+    /// Takes what was read for a run, up to the first damaged block.
+    fn take_run(
+        &self,
+        folios: &mut [Grip],
+        spares: &mut [Option<Buffer>],
+        leases: &[Lease<P>],
+        run: &Missing,
+        buffers: Vec<Buffer>,
+    ) -> std::result::Result<(), (u64, Error)> {
+        if run.stored.is_none() {
+            zero_run(folios, spares, run.blocks);
+            return Ok(());
+        }
+        Counts::add(&self.counts.blocks_read, run.blocks.len());
+        let mut at = run.blocks.start;
+        for buffer in buffers {
+            let end = at + buffer.blocks() as u64;
+            self.accept(folios, spares, &leases[run.lease], at, buffer)?;
+            at = end;
+        }
+        Ok(())
     }
 
     /// Takes the blocks of one buffer, which was read for block `start` on, up to the first
@@ -178,15 +250,22 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Buffers for the run: as large as they may be, so that whole folios can take them over.
-    /// Only the first one waits for memory.
-    async fn buffers(&self, folios: &[Grip], wanted: FileBlocks) -> Result<Vec<Buffer>> {
+    /// Only the first one of a fetch waits for memory.
+    async fn buffers(
+        &self,
+        folios: &[Grip],
+        wanted: FileBlocks,
+        may_wait: bool,
+    ) -> Result<Vec<Buffer>> {
         let mut buffers = Vec::new();
         let mut at = wanted.start;
         while at < wanted.end {
             let order = whole_folio_at(folios, at, wanted).unwrap_or(0);
             let buffer = match self.memory.try_allocate(order, Purpose::Data) {
                 Some(buffer) => buffer,
-                None if buffers.is_empty() => self.memory.allocate(0, Purpose::Data).await?,
+                None if may_wait && buffers.is_empty() => {
+                    self.memory.allocate(0, Purpose::Data).await?
+                }
                 None => break,
             };
             at += buffer.blocks() as u64;
@@ -194,28 +273,17 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         Ok(buffers)
     }
+}
 
-    /// A hole or unwritten blocks: zeroes without a read.
-    async fn fetch_zeroes(
-        &self,
-        folios: &mut [Grip],
-        lease: &Lease<P>,
-        wanted: FileBlocks,
-    ) -> Result<Fetched> {
-        let mut spares = self.spares(folios).await?;
-        if !self.all_current(std::slice::from_ref(lease)) {
-            return Ok(Fetched::Stale);
+/// A hole or unwritten blocks: zeroes without a read.
+fn zero_run(folios: &mut [Grip], spares: &mut [Option<Buffer>], blocks: FileBlocks) {
+    for (folio, spare) in folios.iter_mut().zip(spares) {
+        let own = folio.span().intersect(blocks);
+        if !own.is_empty() {
+            let start = folio.span().bytes().start;
+            let bytes = own.bytes();
+            folio.zero((bytes.start - start) as usize..(bytes.end - start) as usize, spare);
+            folio.set_uptodate(own);
         }
-        for (folio, spare) in folios.iter_mut().zip(&mut spares) {
-            let own = folio.span().intersect(wanted);
-            if !own.is_empty() {
-                let start = folio.span().bytes().start;
-                let bytes = own.bytes();
-                let within = (bytes.start - start) as usize..(bytes.end - start) as usize;
-                folio.zero(within, spare);
-                folio.set_uptodate(own);
-            }
-        }
-        Ok(Fetched::UpTo(wanted.end))
     }
 }

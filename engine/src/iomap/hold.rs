@@ -28,6 +28,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     pub async fn lock_uptodate(&self, blocks: &[u64]) -> Result<Vec<Grip>> {
         let sorted = blocks.windows(2).all(|pair| pair[0] < pair[1]);
         assert!(sorted, "blocks are not ascending: {blocks:?}");
+        if let Some(folios) = self.lock_cached(blocks).await? {
+            return Ok(folios);
+        }
         let mut attempts = Attempts::default();
         loop {
             if let Some(folios) = self.try_lock_uptodate(blocks).await? {
@@ -35,6 +38,26 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
             attempts.again("transaction")?;
         }
+    }
+
+    /// The same without a look at mappings, if all of the blocks are cached and up to date.
+    async fn lock_cached(&self, blocks: &[u64]) -> Result<Option<Vec<Grip>>> {
+        let mut folios: Vec<Grip> = Vec::new();
+        for &block in blocks {
+            if folios.last().is_none_or(|last| last.span().end <= block) {
+                let Some(lock) = self.cache.find_locked(block).await else {
+                    return Ok(None);
+                };
+                folios.push(lock.into());
+            }
+            if !folios.last().is_some_and(|last| last.is_uptodate(block)) {
+                return Ok(None);
+            }
+        }
+        for folio in &folios {
+            folio.wait_writeback().await?;
+        }
+        Ok(Some(folios))
     }
 
     async fn try_lock_uptodate(&self, blocks: &[u64]) -> Result<Option<Vec<Grip>>> {
@@ -54,8 +77,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             if folios[at].is_uptodate(block) {
                 continue;
             }
-            let lease = lease_of(&mut leases, block);
-            if !self.all_current(std::slice::from_ref(lease)) {
+            let lease = std::slice::from_ref(lease_of(&mut leases, block));
+            if !self.all_current(lease) {
                 return Ok(None);
             }
             let own = std::slice::from_mut(&mut folios[at]);

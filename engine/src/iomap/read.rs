@@ -19,8 +19,10 @@ use crate::iomap::contract::checked_range;
 use crate::iomap::fetch::Fetched;
 use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
+use crate::iomap::iter::Lease;
 use crate::iomap::pause::Point;
 use crate::limits::READ_AHEAD_BLOCKS_MAX;
+use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
 use crate::units::FileBlocks;
 
@@ -111,28 +113,41 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     async fn try_miss(&self, miss: Miss, at: u64, dst: &mut [u8]) -> Result<Option<(usize, u64)>> {
         let asked = FileBlocks::new(miss.first, miss.window);
         let _held = self.ranges.shared(asked.start..asked.end).await;
-        let mut cursor = Cursor::new(&self.provider, asked, MapIntent::Read);
-        let lease = cursor.next().await?.expect("a miss misses something");
+        let leases = self.map_window(asked, miss.demand).await?;
         self.pauses.at(Point::AfterMap).await;
-        let mut blocks = lease.blocks();
-        if lease.stored(blocks.start).is_none() {
-            // Zeroes cost nothing to make later.
-            blocks.end = blocks.end.min(miss.demand);
-        }
+        let end = leases.last().expect("a miss misses something").blocks().end;
+        let blocks = FileBlocks::new(asked.start, end);
         let mut folios = self.lock_missing(blocks, miss.demand).await?;
         self.pauses.at(Point::AfterFolioLock).await;
-        if !self.all_current(std::slice::from_ref(&lease)) {
+        if !self.all_current(&leases) {
             return Ok(None);
         }
         let end = folios.last().map_or(blocks.start, |f| f.span().end);
         let wanted = FileBlocks::new(blocks.start, blocks.end.min(end));
-        let fetched = self.fetch(&mut folios, &lease, wanted, miss.demand).await?;
+        let fetched = self.fetch(&mut folios, &leases, wanted, miss.demand).await?;
         let Fetched::UpTo(reached) = fetched else {
             return Ok(None);
         };
         let ahead = reached.saturating_sub(miss.demand);
         Counts::add(&self.counts.blocks_read_ahead, ahead);
         Ok(Some((copy_out(&folios, at, dst, reached), reached)))
+    }
+
+    /// The mappings of a window: a bounded number of them, and no zeroes that nobody asked for, since
+    /// these cost nothing to make later.
+    async fn map_window(&self, asked: FileBlocks, demand: u64) -> Result<Vec<Lease<P>>> {
+        let mut cursor = Cursor::new(&self.provider, asked, MapIntent::Read);
+        let mut leases: Vec<Lease<P>> = Vec::new();
+        while leases.len() < READS_IN_FLIGHT
+            && let Some(lease) = cursor.next().await?
+        {
+            let start = lease.blocks().start;
+            if start >= demand && lease.stored(start).is_none() {
+                break;
+            }
+            leases.push(lease);
+        }
+        Ok(leases)
     }
 
     /// Locks the folios of `blocks`, ascending. Behind the first one it neither waits for memory
