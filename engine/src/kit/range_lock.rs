@@ -4,6 +4,10 @@
 //! holders and *earlier* requests that conflict with it, so nobody starves; a dropped request or
 //! guard leaves nothing behind. Empty ranges conflict with nothing.
 //!
+//! Who needs several ranges of one lock asks for all of them at once ([`RangeLock::exclusive_all`]).
+//! One after the other deadlocks, in whatever order: a reader of a wide range waits for the first
+//! one, and the request for the second one waits its turn behind that reader.
+//!
 //! Does not know what the numbers mean (the data wing uses blocks of an object), does not detect
 //! deadlocks, and has no deadline of its own: a wait is bounded by the bounded waits of the
 //! holders in front. Called by iomap and object.
@@ -15,6 +19,22 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+/// What one request covers: ascending, disjoint ranges.
+#[derive(Clone)]
+enum Span {
+    One(Range<u64>),
+    Many(Arc<[Range<u64>]>),
+}
+
+impl Span {
+    fn ranges(&self) -> &[Range<u64>] {
+        match self {
+            Self::One(range) => std::slice::from_ref(range),
+            Self::Many(ranges) => ranges,
+        }
+    }
+}
 
 /// A lock over ranges; clones are the same lock.
 #[derive(Clone, Default)]
@@ -33,51 +53,56 @@ struct State {
     next: u64,
     /// Holders by ticket. Shared and exclusive apart, so that a shared request need not look at
     /// the (maybe many) shared holders.
-    shared: BTreeMap<u64, Range<u64>>,
-    exclusive: BTreeMap<u64, Range<u64>>,
+    shared: BTreeMap<u64, Span>,
+    exclusive: BTreeMap<u64, Span>,
     queue: VecDeque<Waiter>,
 }
 
 struct Waiter {
     ticket: u64,
-    range: Range<u64>,
+    span: Span,
     exclusive: bool,
     granted: Arc<Notify>,
 }
 
-fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
-    a.start.max(b.start) < a.end.min(b.end)
+/// Whether any two ranges overlap; both are ascending, so one walk through them tells.
+fn overlap(a: &Span, b: &Span) -> bool {
+    let (mut a, mut b) = (a.ranges(), b.ranges());
+    while let ([first, rest @ ..], [other, others @ ..]) = (a, b) {
+        if first.start.max(other.start) < first.end.min(other.end) {
+            return true;
+        }
+        if first.end <= other.end { a = rest } else { b = others }
+    }
+    false
 }
 
 impl State {
-    fn held_conflict(&self, range: &Range<u64>, exclusive: bool) -> bool {
-        self.exclusive.values().any(|held| overlap(held, range))
-            || (exclusive && self.shared.values().any(|held| overlap(held, range)))
+    fn held_conflict(&self, span: &Span, exclusive: bool) -> bool {
+        self.exclusive.values().any(|held| overlap(held, span))
+            || (exclusive && self.shared.values().any(|held| overlap(held, span)))
     }
 
     /// Whether one of the first `before` waiters must go first.
-    fn queue_conflict(&self, range: &Range<u64>, exclusive: bool, before: usize) -> bool {
-        self.queue
-            .iter()
-            .take(before)
-            .any(|w| (exclusive || w.exclusive) && overlap(&w.range, range))
+    fn queue_conflict(&self, span: &Span, exclusive: bool, before: usize) -> bool {
+        self.queue.iter().take(before).any(|w| (exclusive || w.exclusive) && overlap(&w.span, span))
     }
 
-    fn hold(&mut self, ticket: u64, range: Range<u64>, exclusive: bool) {
-        assert!(!self.held_conflict(&range, exclusive), "range lock granted twice");
+    fn hold(&mut self, ticket: u64, span: Span, exclusive: bool) {
+        assert!(!self.held_conflict(&span, exclusive), "range lock granted twice");
         let side = if exclusive { &mut self.exclusive } else { &mut self.shared };
-        let before = side.insert(ticket, range);
+        let before = side.insert(ticket, span);
         assert!(before.is_none(), "range lock ticket used twice");
     }
 
-    fn try_hold(&mut self, range: &Range<u64>, exclusive: bool) -> Option<u64> {
-        let blocked = self.held_conflict(range, exclusive)
-            || self.queue_conflict(range, exclusive, self.queue.len());
+    fn try_hold(&mut self, span: &Span, exclusive: bool) -> Option<u64> {
+        let blocked = self.held_conflict(span, exclusive)
+            || self.queue_conflict(span, exclusive, self.queue.len());
         if blocked {
             return None;
         }
         let ticket = self.ticket();
-        self.hold(ticket, range.clone(), exclusive);
+        self.hold(ticket, span.clone(), exclusive);
         Some(ticket)
     }
 
@@ -99,14 +124,14 @@ impl State {
         }
         let mut at = 0;
         while let Some(waiter) = self.queue.get(at) {
-            let blocked = self.held_conflict(&waiter.range, waiter.exclusive)
-                || self.queue_conflict(&waiter.range, waiter.exclusive, at);
+            let blocked = self.held_conflict(&waiter.span, waiter.exclusive)
+                || self.queue_conflict(&waiter.span, waiter.exclusive, at);
             if blocked {
                 at += 1;
                 continue;
             }
             let waiter = self.queue.remove(at).expect("just looked at");
-            self.hold(waiter.ticket, waiter.range, waiter.exclusive);
+            self.hold(waiter.ticket, waiter.span, waiter.exclusive);
             waiter.granted.notify_one();
         }
     }
@@ -117,13 +142,13 @@ impl State {
 pub struct RangeGuard {
     inner: Arc<Inner>,
     ticket: u64,
-    range: Range<u64>,
+    span: Span,
 }
 
 impl RangeGuard {
-    /// What is locked.
+    /// What is locked; of several ranges the first one.
     pub fn range(&self) -> Range<u64> {
-        self.range.clone()
+        self.span.ranges().first().cloned().unwrap_or(0..0)
     }
 }
 
@@ -146,62 +171,69 @@ impl RangeLock {
     /// # Panics
     /// If the range runs backwards.
     pub async fn shared(&self, range: Range<u64>) -> RangeGuard {
-        self.acquire(range, false).await
+        self.acquire(Span::One(range), false).await
     }
 
     /// Locks `range` alone. Otherwise like [`RangeLock::shared`].
     pub async fn exclusive(&self, range: Range<u64>) -> RangeGuard {
-        self.acquire(range, true).await
+        self.acquire(Span::One(range), true).await
     }
 
-    #[cfg(test)]
+    /// Locks all of `ranges` alone, at once: it holds none of them while it waits for another.
+    /// Otherwise like [`RangeLock::shared`].
+    ///
+    /// # Panics
+    /// If the ranges are not ascending and disjoint.
+    pub async fn exclusive_all(&self, ranges: Vec<Range<u64>>) -> RangeGuard {
+        let ascending = ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        assert!(ascending, "ranges to lock are not ascending: {ranges:?}");
+        self.acquire(Span::Many(ranges.into()), true).await
+    }
+
     /// Locks `range` together with other shared holders if that needs no wait.
+    #[cfg(test)]
     pub fn try_shared(&self, range: Range<u64>) -> Option<RangeGuard> {
-        self.try_acquire(&range, false)
+        self.try_acquire(Span::One(range), false)
     }
 
-    #[cfg(test)]
     /// Locks `range` alone if that needs no wait.
+    #[cfg(test)]
     pub fn try_exclusive(&self, range: Range<u64>) -> Option<RangeGuard> {
-        self.try_acquire(&range, true)
+        self.try_acquire(Span::One(range), true)
     }
 
+    /// Holders and waiters.
     #[cfg(test)]
-    /// Holders and waiters, for tests and statistics.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.inner.state.lock();
         (state.shared.len() + state.exclusive.len(), state.queue.len())
     }
 
     #[cfg(test)]
-    fn try_acquire(&self, range: &Range<u64>, exclusive: bool) -> Option<RangeGuard> {
-        assert!(range.start <= range.end, "a range runs backwards");
-        let ticket = self.inner.state.lock().try_hold(range, exclusive)?;
-        Some(self.guard(ticket, range.clone()))
+    fn try_acquire(&self, span: Span, exclusive: bool) -> Option<RangeGuard> {
+        let ticket = self.inner.state.lock().try_hold(&span, exclusive)?;
+        Some(self.guard(ticket, span))
     }
 
-    fn guard(&self, ticket: u64, range: Range<u64>) -> RangeGuard {
-        RangeGuard { inner: self.inner.clone(), ticket, range }
+    fn guard(&self, ticket: u64, span: Span) -> RangeGuard {
+        RangeGuard { inner: self.inner.clone(), ticket, span }
     }
 
-    async fn acquire(&self, range: Range<u64>, exclusive: bool) -> RangeGuard {
-        assert!(range.start <= range.end, "a range runs backwards");
+    async fn acquire(&self, span: Span, exclusive: bool) -> RangeGuard {
+        let forward = span.ranges().iter().all(|range| range.start <= range.end);
+        assert!(forward, "a range runs backwards");
         let (guard, granted) = {
             let mut state = self.inner.state.lock();
-            if let Some(ticket) = state.try_hold(&range, exclusive) {
-                return self.guard(ticket, range);
+            if let Some(ticket) = state.try_hold(&span, exclusive) {
+                return self.guard(ticket, span);
             }
             let ticket = state.ticket();
             let granted = Arc::new(Notify::new());
-            state.queue.push_back(Waiter {
-                ticket,
-                range: range.clone(),
-                exclusive,
-                granted: granted.clone(),
-            });
+            let waiter = Waiter { ticket, span: span.clone(), exclusive, granted: granted.clone() };
+            state.queue.push_back(waiter);
             // From here on the guard's drop takes the ticket out, queued or held: a dropped future
             // leaves nothing behind.
-            (self.guard(ticket, range), granted)
+            (self.guard(ticket, span), granted)
         };
         granted.notified().await;
         assert!(self.inner.state.lock().is_held(guard.ticket), "woken without the range");
@@ -220,6 +252,10 @@ mod tests {
 
     use super::*;
     use crate::kit::dice::Dice;
+
+    fn meet(a: &Range<u64>, b: &Range<u64>) -> bool {
+        a.start.max(b.start) < a.end.min(b.end)
+    }
 
     type Pending = Pin<Box<dyn Future<Output = RangeGuard> + Send>>;
 
@@ -243,9 +279,8 @@ mod tests {
             let (front, rest) = all.split_at_mut(at);
             let me = &mut rest[0];
             let Some(wait) = &mut me.wait else { continue };
-            let conflict = |other: &&Asked| {
-                (other.exclusive || me.exclusive) && overlap(&other.range, &me.range)
-            };
+            let conflict =
+                |other: &&Asked| (other.exclusive || me.exclusive) && meet(&other.range, &me.range);
             let blocked = front.iter().any(|other| conflict(&other));
             let got = poll(wait);
             assert_eq!(got.is_some(), !blocked, "request {at} of {:?}", me.range);
@@ -345,6 +380,33 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
+        assert_eq!(lock.counts(), (0, 0));
+    }
+
+    /// The story: a commit locked its blocks one by one, in ascending order. A reader that looked
+    /// ahead asked for a range around two of them, waited for the first, and the commit's next
+    /// request waited its turn behind the reader.
+    #[tokio::test]
+    async fn several_ranges_at_once_do_not_deadlock_with_a_reader_of_a_wide_range() {
+        let lock = RangeLock::new();
+        let held = lock.exclusive_all(vec![0..1, 80..81]).await;
+        assert!(lock.try_shared(2..80).is_some(), "between the ranges nothing is locked");
+        let mut reader: Pending = {
+            let lock = lock.clone();
+            Box::pin(async move { lock.shared(60..320).await })
+        };
+        assert!(poll(&mut reader).is_none());
+        let mut commit: Pending = {
+            let lock = lock.clone();
+            Box::pin(async move { lock.exclusive_all(vec![0..1, 80..81, 160..161]).await })
+        };
+        assert!(poll(&mut commit).is_none());
+        drop(held);
+        let reading = poll(&mut reader).expect("its turn");
+        assert!(poll(&mut commit).is_none());
+        assert!(lock.try_exclusive(0..1).is_none(), "who waits in front goes first");
+        drop(reading);
+        assert!(poll(&mut commit).is_some());
         assert_eq!(lock.counts(), (0, 0));
     }
 }

@@ -115,7 +115,7 @@ pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>
     }
     let mut ranges = Vec::new();
     for part in &mut parts {
-        ranges.extend(lock_part(part).await);
+        ranges.push(lock_part(part).await);
         part.object.state().check_present()?;
     }
     let blocks: usize = parts.iter().map(|p| p.patches.len()).sum();
@@ -138,12 +138,13 @@ pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>
     Ok(lsn)
 }
 
-/// Locks the range of what a part touches, ascending, so that commits cannot deadlock.
+/// Locks the ranges of all that a part touches, at once. Parts come in the order of their objects,
+/// and nobody else holds ranges of two objects, so commits cannot deadlock.
 ///
 /// A part that grows its object locks everything from the visible end on, and takes the blocks that
 /// hold the visible and the recorded end along: bytes between the old end and the new one must read
 /// as zero after a crash, and what lies behind the end on the device is not known to be zero.
-async fn lock_part(part: &mut LoggedPart) -> Vec<RangeGuard> {
+async fn lock_part(part: &mut LoggedPart) -> RangeGuard {
     let state = part.object.state().clone();
     loop {
         let size = state.size();
@@ -152,13 +153,11 @@ async fn lock_part(part: &mut LoggedPart) -> Vec<RangeGuard> {
                 part.patches.entry(end / BLOCK).or_default();
             }
         }
-        let mut guards = Vec::new();
-        for range in ranges_of(part.patches.keys().copied(), part.end, size) {
-            guards.push(part.object.core().ranges().exclusive(range).await);
-        }
+        let ranges = ranges_of(part.patches.keys().copied(), part.end, size);
+        let guard = part.object.core().ranges().exclusive_all(ranges).await;
         // A size that moved while this waited may ask for other locks.
         if state.size() == size || part.end <= state.size() {
-            return guards;
+            return guard;
         }
     }
 }
