@@ -1,4 +1,5 @@
 //! A real `kv serve` process under load, killed with SIGKILL, opened again: what was answered is there.
+#![allow(clippy::unwrap_used)] // In a test, a failed unwrap is the failed test.
 
 mod support;
 

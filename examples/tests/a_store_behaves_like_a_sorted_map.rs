@@ -1,4 +1,5 @@
 //! The store against a `BTreeMap`, over a real engine, with reopening in between.
+#![allow(clippy::unwrap_used)] // In a test, a failed unwrap is the failed test.
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! RESP over a real socket: commands, pipelines, and clients that misbehave.
+#![allow(clippy::unwrap_used)] // In a test, a failed unwrap is the failed test.
 
 mod support;
 

@@ -133,12 +133,11 @@ impl Transaction {
     pub async fn commit(self) -> Result<Commit> {
         let volume = self.engine.volume.clone();
         let ground = volume.table.ground().clone();
-        let memory = volume.table.wing().memory.clone();
         let part = |p: Part| LoggedPart { object: p.object, patches: p.patches, end: p.end };
         let parts: Vec<LoggedPart> = self.parts.into_values().map(part).collect();
         let lsn = match parts.is_empty() {
             true => ground.meta.durable_now(),
-            false => journaled::commit(&ground, &memory, parts).await?,
+            false => journaled::commit(&ground, volume.table.wing(), parts).await?,
         };
         Ok(Commit { engine: self.engine, lsn })
     }

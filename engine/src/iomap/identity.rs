@@ -37,7 +37,7 @@ impl IdentityProvider {
         Self { span, size: AtomicU64::new(size), durable_size: AtomicU64::new(size) }
     }
 
-    /// Sets a smaller size; called where `Mapped::truncate_cache` says.
+    /// Sets a smaller size; called where `Mapped::cut` says.
     pub fn shrink(&self, size: u64) {
         self.size.store(size, Ordering::Release);
         self.durable_size.fetch_min(size, Ordering::AcqRel);

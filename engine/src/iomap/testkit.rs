@@ -350,8 +350,9 @@ impl Room<MockProvider> {
             return;
         }
         let provider = Arc::clone(&self.provider);
-        let shrink = move || provider.set_size(size);
-        self.mapped.truncate_cache(&held, size, shrink).await.unwrap();
+        let end = self.mapped.hold_end(&held, size).await.unwrap();
+        provider.set_size(size);
+        self.mapped.cut(&held, end).await.unwrap();
         self.provider.unmap(FileBlocks::new(size.div_ceil(BLOCK), u64::MAX));
     }
 }

@@ -11,6 +11,8 @@
 
 use std::ops::Range;
 
+use foliant_device::Buffer;
+
 use crate::error::Result;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
@@ -79,21 +81,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(())
     }
 
-    /// Cuts the cache down to `size`: runs `shrink` (which sets the new size) with the folio
-    /// locked that holds the new end, zeroes the rest of its block in memory, and drops all
-    /// blocks behind. Needs no room on the device: the rest of the block that is stored there is
-    /// hidden by the size, and zeroed when the object grows (`eof`).
+    /// Locks the folio that holds the end `size`, ready to be cut there; the first half of a
+    /// truncate, and the half that can fail.
     ///
     /// `held` is the exclusive range lock from the block of the new end to `u64::MAX`. Errors:
-    /// `OutOfMemory` before `shrink` ran, `TimedOut` (writeback that does not end) after it. To be
-    /// driven to its end by a task of the engine: dropped after `shrink`, it leaves blocks behind
-    /// the end, which are zeroed only when the size grows over them.
-    pub async fn truncate_cache(
-        &self,
-        held: &RangeGuard,
-        size: u64,
-        shrink: impl FnOnce() + Send,
-    ) -> Result<()> {
+    /// `OutOfMemory`. Dropping the future, or the answer, has no effect.
+    pub async fn hold_end(&self, held: &RangeGuard, size: u64) -> Result<HeldEnd> {
         self.expect_held(held, FileBlocks::new(size / BLOCK, u64::MAX));
         let last = size / BLOCK;
         let inside = !size.is_multiple_of(BLOCK);
@@ -105,10 +98,22 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         {
             spare = Some(self.memory.allocate(folio.order(), Purpose::Reserved).await?);
         }
-        shrink();
+        Ok(HeldEnd { folio, spare, size })
+    }
+
+    /// Cuts the cache at the end that is held, whose size the provider has set by now: zeroes the
+    /// rest of its block in memory and drops all blocks behind. Needs no room on the device: the
+    /// rest of the block that is stored there is hidden by the size, and zeroed when the object
+    /// grows (`eof`).
+    ///
+    /// Errors: `TimedOut` (writeback that does not end). To be driven to its end by a task of the
+    /// engine: dropped half way, it leaves blocks behind the end, which the size hides and which are
+    /// zeroed when it grows over them.
+    pub async fn cut(&self, held: &RangeGuard, end: HeldEnd) -> Result<()> {
+        let HeldEnd { mut folio, mut spare, size } = end;
         if let Some(folio) = &mut folio {
             let start = folio.span().bytes().start;
-            let rest = (size - start) as usize..((last + 1) * BLOCK - start) as usize;
+            let rest = (size - start) as usize..((size / BLOCK + 1) * BLOCK - start) as usize;
             folio.zero(rest, &mut spare);
         }
         drop(folio);
@@ -169,6 +174,13 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let inside = range.start <= blocks.start && blocks.end <= range.end;
         assert!(blocks.is_empty() || inside, "{blocks:?} used with only {range:?} locked");
     }
+}
+
+/// The locked folio of an end to come, with the memory that replaces its own if that is shared.
+pub struct HeldEnd {
+    folio: Option<Grip>,
+    spare: Option<Buffer>,
+    size: u64,
 }
 
 /// The blocks that lie wholly inside of the bytes `range`.

@@ -1,7 +1,9 @@
 //! The two header slots: reading the newer one, writing the older one.
 //!
-//! Guarantees: a slot is written durably and never over the newest one, so that a torn write leaves the
-//! log where it was. Called by `journal::writer`, `meta::recover` and format.
+//! Guarantees: a change goes into both slots, one after the other, each durable, the older one first.
+//! So a torn write leaves the log where it was; and whichever slot is lost to rot or to a device that
+//! cannot read it, the other one leads to a log that can be replayed, because what the older one
+//! still needs is given up only when both have changed. Called by `journal::writer`, `meta::recover` and format.
 
 use foliant_device::BLOCK_SIZE;
 use foliant_device::Device;
@@ -21,8 +23,23 @@ fn place(sequence: u64) -> BlockNo {
     JOURNAL_HEADERS[(sequence % 2) as usize]
 }
 
-/// Writes `slot`; durable on return. Errors: `Device`, `OutOfMemory`.
-pub async fn write(device: &Device, memory: &Memory, volume: u32, slot: Slot) -> Result<()> {
+/// Writes what follows `slot` into both slots; durable on return. The answer is the newest one.
+///
+/// Errors: `Device`, `OutOfMemory`: the log may start at the old place or at the new one.
+pub async fn write_both(
+    device: &Device,
+    memory: &Memory,
+    volume: u32,
+    mut slot: Slot,
+) -> Result<Slot> {
+    for _ in JOURNAL_HEADERS {
+        slot.sequence += 1;
+        write(device, memory, volume, slot).await?;
+    }
+    Ok(slot)
+}
+
+async fn write(device: &Device, memory: &Memory, volume: u32, slot: Slot) -> Result<()> {
     let mut buffer = memory.allocate(0, Purpose::Reserved).await?;
     let bytes = buffer.get_mut().expect("a fresh buffer has one owner");
     slot.encode(volume, &mut bytes[..BLOCK_SIZE]);
@@ -30,7 +47,9 @@ pub async fn write(device: &Device, memory: &Memory, volume: u32, slot: Slot) ->
     Ok(device.write(at.0, vec![buffer.into()], Persist::Durable).await?)
 }
 
-/// The newer whole slot. Errors: `Corrupt` when neither is whole, `Device`, `OutOfMemory`.
+/// The newer whole slot.
+///
+/// Errors: `Corrupt` when neither is whole, `Device` when none is and one cannot be read, `OutOfMemory`.
 pub async fn read(device: &Device, memory: &Memory, volume: u32) -> Result<Slot> {
     let mut newest: Option<Slot> = None;
     let mut why = None;
@@ -44,12 +63,21 @@ pub async fn read(device: &Device, memory: &Memory, volume: u32) -> Result<Slot>
         match decoded {
             Ok(slot) if newest.is_none_or(|n| n.sequence < slot.sequence) => newest = Some(slot),
             Ok(_) => {}
-            Err(cause) => why = Some(cause),
+            Err(cause) => {
+                tracing::warn!(%cause, "a journal header is lost, the other one must do");
+                // That it cannot be read says more than that the other one is damaged.
+                if why.as_ref().is_none_or(Error::is_corruption) {
+                    why = Some(cause);
+                }
+            }
         }
     }
-    let lost = |why: Option<Error>| {
-        let why = why.map_or_else(String::new, |w| w.to_string());
-        Error::new(ErrorKind::Corrupt, format!("no journal header is whole: {why}"))
+    let lost = || match why {
+        Some(cause) if !cause.is_corruption() => cause,
+        why => {
+            let why = why.map_or_else(String::new, |w| w.to_string());
+            Error::new(ErrorKind::Corrupt, format!("no journal header is whole: {why}"))
+        }
     };
-    newest.ok_or_else(|| lost(why))
+    newest.ok_or_else(lost)
 }

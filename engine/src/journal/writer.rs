@@ -188,10 +188,8 @@ impl Journal {
         while let Some(outcome) = writes.next().await {
             outcome?;
         }
-        for sequence in [1, 2] {
-            let slot = Slot { sequence, epoch: 1, tail: LogPosition(0), next_group: 1 };
-            slots::write(device, memory, volume, slot).await?;
-        }
+        let before = Slot { sequence: 0, epoch: 1, tail: LogPosition(0), next_group: 1 };
+        slots::write_both(device, memory, volume, before).await?;
         Ok(())
     }
 
@@ -354,11 +352,12 @@ impl Journal {
             }
             let found = state.boundaries.iter().find(|b| b.last == to).copied();
             let boundary = found.expect("a tail is the end of a sealed group");
-            let (sequence, epoch) = (state.slot_sequence + 1, self.inner.epoch);
+            let (sequence, epoch) = (state.slot_sequence, self.inner.epoch);
             let (tail, next_group) = (boundary.end, boundary.next_group);
             (Slot { sequence, epoch, tail, next_group }, boundary)
         };
-        slots::write(&self.inner.device, &self.inner.memory, self.inner.volume, slot).await?;
+        let Inner { device, memory, volume, .. } = &*self.inner;
+        let slot = slots::write_both(device, memory, *volume, slot).await?;
         let mut state = self.inner.state.lock();
         state.slot_sequence = slot.sequence;
         state.tail = boundary.end;

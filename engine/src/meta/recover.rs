@@ -115,12 +115,13 @@ pub async fn recover(
     replay.write_home(Verify::Now).await?;
     device.flush().await?;
     let next = Slot {
-        sequence: slot.sequence + 1,
+        sequence: slot.sequence,
         epoch: slot.epoch + 1,
         tail: scan.end(),
         next_group: scan.next_group(),
     };
-    slots::write(device, memory, volume, next).await?;
+    // No group of the new epoch is written before both headers name it.
+    let next = slots::write_both(device, memory, volume, next).await?;
     let blocks_home = replay.home;
     tracing::info!(groups, transactions, bytes, blocks_home, stopped = scan.stopped, "recovered");
     let stopped = scan.stopped;

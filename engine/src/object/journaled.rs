@@ -21,6 +21,7 @@ use std::sync::Weak;
 
 use bytes::Bytes;
 use foliant_device::Buffer;
+use tokio::sync::SemaphorePermit;
 
 use crate::alloc::Ticket;
 use crate::error::Error;
@@ -40,6 +41,7 @@ use crate::meta::HomeMark;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::open::OpenObject;
+use crate::object::open::Wing;
 use crate::object::records;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
@@ -108,11 +110,12 @@ impl HomeMark for FolioMark {
 ///
 /// Errors: `NoSpace`, `TooLarge`, `OutOfMemory`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: in
 /// each case nothing happened. Dropping the future: nothing happened.
-pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>) -> Result<Lsn> {
+pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) -> Result<Lsn> {
     parts.sort_by_key(|p| p.object.state().id());
     for part in &parts {
         part.object.state().check()?;
     }
+    let _images = admit(wing, &parts).await?;
     let mut ranges = Vec::new();
     for part in &mut parts {
         ranges.push(lock_part(part).await);
@@ -120,7 +123,7 @@ pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>
     }
     let blocks: usize = parts.iter().map(|p| p.patches.len()).sum();
     let reserved = ground.reserve(blocks as u64).await?;
-    let mut staged = stage(memory, &parts, blocks).await?;
+    let mut staged = stage(&wing.memory, &parts, blocks).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
     for change in &mut staged.changes {
@@ -136,6 +139,19 @@ pub async fn commit(ground: &Ground, memory: &Memory, mut parts: Vec<LoggedPart>
     drop(reserved);
     publish(ground, &parts, staged, lsn);
     Ok(lsn)
+}
+
+/// The right to hold the images of the parts. Errors: `TooLarge`.
+async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<SemaphorePermit<'a>> {
+    // Two more per part: the blocks of its old ends.
+    let blocks: usize = parts.iter().map(|p| p.patches.len() + 2).sum();
+    let most = Wing::images_max(&wing.memory);
+    if blocks > most {
+        let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
+        return Err(Error::new(ErrorKind::TooLarge, why));
+    }
+    let permits = wing.images.acquire_many(blocks as u32).await;
+    Ok(permits.expect("the semaphore is never closed"))
 }
 
 /// Locks the ranges of all that a part touches, at once. Parts come in the order of their objects,
@@ -180,11 +196,6 @@ fn ranges_of(blocks: impl Iterator<Item = u64>, end: u64, size: u64) -> Vec<Rang
 
 /// Locks the folios, makes them up to date, and builds the new image of each block.
 async fn stage(memory: &Memory, parts: &[LoggedPart], blocks: usize) -> Result<Staged> {
-    let most = memory.capacity_blocks() / 8;
-    if blocks > most {
-        let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
-        return Err(Error::new(ErrorKind::TooLarge, why));
-    }
     // Before any folio is locked, because waiting for memory may need folios of others.
     let mut images = Vec::with_capacity(blocks);
     for _ in 0..blocks {

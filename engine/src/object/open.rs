@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::folio::DirtyLimits;
 use crate::folio::cache::MappingCache;
 use crate::folio::folio::Residents;
@@ -32,6 +34,16 @@ pub struct Wing {
     pub residents: Arc<dyn Residents>,
     /// The device as the data wing sees it.
     pub transport: DeviceTransport,
+    /// Blocks that commits may hold images of at once; taken before anything is locked, so that
+    /// commits never wait for memory that other waiting commits hold.
+    pub images: Arc<Semaphore>,
+}
+
+impl Wing {
+    /// Blocks that one commit may change at most.
+    pub fn images_max(memory: &Memory) -> usize {
+        memory.capacity_blocks() / 8
+    }
 }
 
 impl fmt::Debug for Wing {

@@ -1,7 +1,8 @@
 //! Changes to what an object maps: truncate, punch, preallocate.
 //!
-//! Guarantees: the cache lets go of blocks before their mapping goes, under the range lock that is
-//! held from before until after; a shrinking object reads as zero behind its new end if it grows
+//! Guarantees: all that can fail comes before the commit, and the cache follows it, under the range
+//! lock that is held from before until after, with writeback held still: so a failed call changed
+//! nothing, and no batch maps what is being unmapped; a shrinking object reads as zero behind its new end if it grows
 //! again, at once and after a crash; shrinking and punching whole blocks need no room. An object with
 //! more extents than one transaction can remove is cut in several; the record is marked in the first
 //! one, and `object::table` finishes the cut when a crash came between.
@@ -63,9 +64,7 @@ pub async fn truncate(object: &Arc<OpenObject>, size: u64) -> Result<()> {
     if size >= object.state().size() {
         return object.core().grow(&held, size).await;
     }
-    let set_size = || object.state().set_size(size);
-    object.core().truncate_cache(&held, size, set_size).await?;
-    shrink(object, size).await
+    shrink(object, &held, size).await
 }
 
 /// Locks everything from the lower one of `size` and the visible end on, that block included.
@@ -80,14 +79,15 @@ async fn lock_from(object: &OpenObject, size: u64) -> RangeGuard {
     }
 }
 
-/// The mapping follows the cache, which has let go of everything behind `size`.
+/// Cuts the object: mapping, size and cache.
 ///
 /// Writeback is held still: a batch that was collected before could record its old, larger size
-/// behind this transaction.
-async fn shrink(object: &Arc<OpenObject>, size: u64) -> Result<()> {
+/// behind this transaction, or map blocks that it unmaps.
+async fn shrink(object: &Arc<OpenObject>, held: &RangeGuard, size: u64) -> Result<()> {
     let (ground, state) = (object.ground(), object.state());
     let behind = FileBlocks::new(size.div_ceil(BLOCK), BLOCKS_END);
     let still = object.core().hold_writeback().await;
+    let end = object.core().hold_end(held, size).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
     let rest = remove_extents(&mut txn, &mut ticket, object, behind).await?;
@@ -96,8 +96,12 @@ async fn shrink(object: &Arc<OpenObject>, size: u64) -> Result<()> {
     records::set_trimming(&mut txn, &mut ticket, state.id(), rest.is_some()).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
-    let lsn = prepared.commit_with(|lsn| state.committed(lsn, Some(recorded), &[behind]));
+    let lsn = prepared.commit_with(|lsn| {
+        state.committed(lsn, Some(recorded), &[behind]);
+        state.set_size(size);
+    });
     ticket.settle(lsn);
+    object.core().cut(held, end).await?;
     drop(still);
     match rest {
         Some(next) => trim(object, FileBlocks::new(next, BLOCKS_END)).await,
@@ -165,18 +169,20 @@ pub async fn punch(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {
         (range.end / BLOCK).max(range.start.div_ceil(BLOCK)),
     );
     // The whole blocks first: on a full volume they make the room that the edges need.
-    if !inner.is_empty() {
-        object.core().drop_cached(&held, inner).await?;
-        let mut at = inner.start;
-        while at < inner.end {
-            at = punch_step(object, FileBlocks::new(at, inner.end)).await?;
-        }
+    let mut at = inner.start;
+    while at < inner.end {
+        at = punch_step(object, &held, FileBlocks::new(at, inner.end)).await?;
     }
     object.core().zero_edges(&held, range).await
 }
 
-async fn punch_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64> {
+async fn punch_step(
+    object: &Arc<OpenObject>,
+    held: &RangeGuard,
+    blocks: FileBlocks,
+) -> Result<u64> {
     let ground = object.ground();
+    let _still = object.core().hold_writeback().await;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
     let rest = remove_extents(&mut txn, &mut ticket, object, blocks).await?;
@@ -186,6 +192,7 @@ async fn punch_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Result<u64>
     let done = FileBlocks::new(blocks.start, end);
     let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[done]));
     ticket.settle(lsn);
+    object.core().drop_cached(held, done).await?;
     Ok(end)
 }
 

@@ -8,6 +8,7 @@
 //! Called by `volume::mount` (the loop) and by `api` (sync).
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use foliant_device::Device;
@@ -56,10 +57,22 @@ impl Flusher {
     }
 
     /// Runs `work` to its end even when the caller goes away.
+    ///
+    /// The caller takes the first step itself: it puts `work` into the queue of the lock that it
+    /// needs, so that whatever the caller asks for later comes behind it.
     pub async fn run_to_end<F>(&self, work: F) -> Result<()>
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
+        let mut work = Box::pin(work);
+        // Unconstrained, or a used-up budget of the caller's task would end the step before the lock.
+        let first = std::future::poll_fn(|context| {
+            let mut step = tokio::task::unconstrained(work.as_mut());
+            Poll::Ready(std::pin::Pin::new(&mut step).poll(context))
+        });
+        if let Poll::Ready(done) = first.await {
+            return done;
+        }
         let task = self.tracker.spawn(work);
         task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("task ended: {cause}")))?
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use foliant_device::Device;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -117,17 +118,15 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let closed = AtomicBool::new(false);
     let volume =
         Volume { device, table, flusher, recovered, data_blocks, closed, tasks, reclaiming };
-    match volume.table.finish_removals().await {
-        Ok(_) => Ok(volume),
-        Err(cause) => {
-            let _ = volume.close().await;
-            Err(cause)
-        }
+    if let Err(cause) = volume.table.finish_removals().await {
+        // Only the space of removed objects is at stake; the next opening tries again.
+        tracing::warn!(%cause, "a removal that was interrupted cannot be finished");
     }
+    Ok(volume)
 }
 
 async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock> {
-    let mut copies = [None, None];
+    let (mut copies, mut unreadable) = ([None, None], None);
     for (copy, at) in copies.iter_mut().zip(SUPERBLOCKS) {
         if at.0 >= device.geometry().blocks {
             continue;
@@ -137,11 +136,20 @@ async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock>
         match outcome {
             Ok(()) => *copy = buffers.pop(),
             // The other copy may be whole; without one the choice below says so.
-            Err(cause) => tracing::warn!(%cause, "a superblock copy cannot be read"),
+            Err(cause) => {
+                tracing::warn!(%cause, "a superblock copy cannot be read");
+                unreadable = Some(Error::from(cause));
+            }
         }
     }
     let images = [copies[0].as_deref(), copies[1].as_deref()];
-    let superblock = Superblock::choose(images, device.geometry().blocks)?;
+    let superblock = match (Superblock::choose(images, device.geometry().blocks), unreadable) {
+        // A device that cannot be read is not a damaged store, and nobody should think so.
+        (Err(cause), Some(unreadable)) if cause.kind() != ErrorKind::Incompatible => {
+            return Err(unreadable);
+        }
+        (chosen, _) => chosen?,
+    };
     if superblock.is_read_only() {
         let why = "the store uses features that this version may only read, and it cannot open for \
                    reading alone";
@@ -167,7 +175,11 @@ fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Reclaiming) {
     reclaim.shrinkers().register(Arc::downgrade(&shrinker));
     let transport = DeviceTransport::new(device);
     let residents = reclaim.residents();
-    (Wing { memory, dirty, residents, transport }, Reclaiming { reclaim, _shrinker: shrinker })
+    let images = Arc::new(Semaphore::new(Wing::images_max(&memory)));
+    (
+        Wing { memory, dirty, residents, transport, images },
+        Reclaiming { reclaim, _shrinker: shrinker },
+    )
 }
 
 /// Reclaim and what takes part in it; both are held weakly elsewhere.

@@ -14,12 +14,12 @@ use crate::kv::node::cells_of;
 use crate::kv::page::CELL_HEADER;
 use crate::kv::page::HEADER;
 use crate::kv::page::Kind;
-use crate::kv::page::PageNo;
 use crate::kv::page::inner_cell;
 use crate::kv::page::u16_at;
 use crate::kv::page::u32_at;
+use crate::kv::path::Path;
 use crate::kv::space;
-use crate::kv::tree::Path;
+use crate::kv::units::PageNo;
 
 /// A node that uses less than this looks for a sibling to join.
 const USED_BYTES_MIN: usize = PAGE_BYTES / 4;

@@ -41,7 +41,7 @@ pub enum Command {
     /// COMMAND, COMMAND DOCS, CONFIG GET of something unknown: an empty list
     EmptyList,
     /// COMMAND COUNT
-    CommandCount,
+    CountCommands,
     /// CONFIG GET name...
     ConfigGet(Vec<Bytes>),
     /// SELECT 0, CLIENT SETNAME, CLIENT SETINFO
@@ -87,7 +87,7 @@ pub fn parse(mut arguments: Vec<Bytes>) -> Result<Command, Refusal> {
         (b"FLUSHALL" | b"FLUSHDB", 0 | 1) => Command::Flush,
         (b"QUIT", _) => Command::Quit,
         (b"COMMAND", _) => match all.first() {
-            Some(what) if what.eq_ignore_ascii_case(b"COUNT") => Command::CommandCount,
+            Some(what) if what.eq_ignore_ascii_case(b"COUNT") => Command::CountCommands,
             _ => Command::EmptyList,
         },
         (b"CONFIG", 2..) if all[0].eq_ignore_ascii_case(b"GET") => {

@@ -6,11 +6,11 @@
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::page::Node;
-use crate::kv::page::Page;
-use crate::kv::page::PageNo;
 use crate::kv::page::Stored;
 use crate::kv::page::blank;
 use crate::kv::snapshot::Snapshot;
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 
 /// A position between keys.
 pub struct Cursor<'a> {

@@ -21,9 +21,9 @@ use crate::kv::limits::PAGE_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::node::NodeMut;
 use crate::kv::page::Node;
-use crate::kv::page::Page;
-use crate::kv::page::PageNo;
 use crate::kv::page::blank;
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 use crate::kv::view::Undo;
 
 /// Log bytes that the first change of a page costs besides its content (the engine's estimate).

@@ -6,7 +6,7 @@
 
 use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::limits::VALUE_BYTES_MAX;
-use crate::kv::page::PageNo;
+use crate::kv::units::PageNo;
 
 /// The result of an operation of the store.
 pub type Result<T> = std::result::Result<T, Error>;

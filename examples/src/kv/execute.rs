@@ -163,7 +163,7 @@ impl Executor {
             Command::DbSize => Reply::Integer(self.store.len() as i64),
             Command::Info => resp::bulk(self.info()),
             Command::EmptyList => Reply::Array(Vec::new()),
-            Command::CommandCount => Reply::Integer(0),
+            Command::CountCommands => Reply::Integer(0),
             Command::ConfigGet(names) => {
                 let pair = |name: Bytes| [resp::bulk(name), resp::bulk(Bytes::new())];
                 Reply::Array(names.into_iter().flat_map(pair).collect())

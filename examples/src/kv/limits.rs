@@ -26,6 +26,9 @@ pub const BATCH_REQUESTS_MAX: usize = 512;
 /// Commits that are accepted and not yet durable. The log has four groups in flight; a few more
 /// commits fill the next group meanwhile.
 pub const COMMITS_IN_FLIGHT_MAX: usize = 6;
+/// Pages that the writer fetches at once for the keys of a batch. One after the other they would
+/// cost a device read each, and the planning of a batch of 500 keys 50 ms.
+pub const WARM_READS_MAX: usize = 32;
 /// Old page images that are kept for readers of old views; readers behind that start again.
 pub const VIEWS_BYTES_MAX: usize = 16 << 20;
 /// Commits that a view may be behind: a reader asks each of them for each page.

@@ -6,9 +6,9 @@
 use crate::kv::error::Error;
 use crate::kv::error::Result;
 use crate::kv::limits::HEIGHT_MAX;
-use crate::kv::page::PageNo;
 use crate::kv::page::put_u32;
 use crate::kv::page::u32_at;
+use crate::kv::units::PageNo;
 
 const MAGIC: [u8; 8] = *b"foliantk";
 const VERSION: u32 = 1;

@@ -5,15 +5,15 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`limits`], [`error`], [`op`] | bounds, failures, what is asked for |
-//! | [`page`], [`node`], [`meta`] | bytes to cells and back: pure |
-//! | [`draft`] | the pages that one batch changes |
-//! | [`space`], [`runs`], [`balance`], [`tree`] | free pages, large values, splits and merges, put and delete |
-//! | [`view`], [`snapshot`], [`cursor`] | readers that never wait for the writer |
-//! | [`plan`], [`writer`] | many requests, one transaction; several on their way |
-//! | [`store`] | the map that users see |
-//! | [`resp`], [`command`], [`glob`], [`scans`], [`execute`], [`connection`], [`server`] | RESP2 for Redis clients |
-//! | [`size`], [`serve`], [`demo`] | the two commands |
+//! | `limits`, `units`, `error`, `op` | bounds, words, failures, what is asked for |
+//! | `page`, `node`, `meta` | bytes to cells and back: pure |
+//! | `draft` | the pages that one batch changes |
+//! | `space`, `runs`, `path`, `balance`, `tree` | free pages, large values, the way down, splits and merges, put and delete |
+//! | `view`, `snapshot`, `cursor` | readers that never wait for the writer |
+//! | `plan`, `writer` | many requests, one transaction; several on their way |
+//! | `store` | the map that users see |
+//! | `resp`, `command`, `glob`, `scans`, `execute`, `connection`, `server` | RESP2 for Redis clients |
+//! | `size`, `serve`, `demo` | the two commands |
 
 mod balance;
 mod command;
@@ -29,6 +29,7 @@ mod meta;
 mod node;
 pub mod op;
 mod page;
+mod path;
 mod plan;
 mod resp;
 mod runs;
@@ -40,5 +41,6 @@ mod snapshot;
 mod space;
 pub mod store;
 mod tree;
+mod units;
 mod view;
 mod writer;

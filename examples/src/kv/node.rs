@@ -10,10 +10,10 @@ use crate::kv::limits::PAGE_BYTES;
 use crate::kv::page::HEADER;
 use crate::kv::page::Kind;
 use crate::kv::page::Node;
-use crate::kv::page::Page;
-use crate::kv::page::PageNo;
 use crate::kv::page::put_u16;
 use crate::kv::page::put_u32;
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 
 /// A tree node that may be changed.
 pub struct NodeMut<'a> {
@@ -116,11 +116,6 @@ impl<'a> NodeMut<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Sets the first child of an inner node.
-    pub fn set_link(&mut self, link: PageNo) {
-        put_u32(self.page, 8, link);
     }
 
     /// Moves the cells together, so that all free bytes are in one piece.

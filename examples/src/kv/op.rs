@@ -83,6 +83,14 @@ impl Op {
         }
     }
 
+    /// The key that it changes.
+    pub fn key(&self) -> Option<&Bytes> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => Some(key),
+            Self::Clear => None,
+        }
+    }
+
     /// Bytes of the value.
     pub fn value_bytes(&self) -> usize {
         match self {

@@ -20,11 +20,8 @@ use crate::kv::error::damaged;
 use crate::kv::limits::CELL_BYTES_MAX;
 use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::limits::PAGE_BYTES;
-
-/// The number of a page; its bytes start at number * 4096 of the object.
-pub type PageNo = u32;
-/// The bytes of a page.
-pub type Page = [u8; PAGE_BYTES];
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 
 pub(super) const HEADER: usize = 16;
 pub(super) const CELL_HEADER: usize = 6;

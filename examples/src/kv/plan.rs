@@ -27,7 +27,6 @@ use crate::kv::runs;
 use crate::kv::tree;
 use crate::kv::tree::NewValue;
 use crate::kv::view::Views;
-use crate::kv::writer::Job;
 
 /// Log bytes that one change may take besides its key and value: its pages, and its share of splits.
 const OP_COST: u64 = 700;
@@ -35,6 +34,14 @@ const OP_COST: u64 = 700;
 const GROUP_COST: u64 = 32 << 10;
 /// Pages that a group may change besides its own.
 const GROUP_PAGES: usize = 24;
+
+/// A group that is not committed yet, and where its answer belongs.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub request: usize,
+    pub index: usize,
+    pub group: Group,
+}
 
 /// What one transaction may hold.
 #[derive(Debug, Clone, Copy)]

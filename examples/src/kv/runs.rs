@@ -18,13 +18,13 @@ use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::VALUE_BYTES_MAX;
 use crate::kv::page::HEADER;
 use crate::kv::page::Kind;
-use crate::kv::page::Page;
-use crate::kv::page::PageNo;
 use crate::kv::page::RunRef;
 use crate::kv::page::check_kind;
 use crate::kv::page::put_u32;
 use crate::kv::page::u32_at;
 use crate::kv::space;
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 
 /// Consecutive pages: the first one and how many.
 pub type Run = (PageNo, u32);

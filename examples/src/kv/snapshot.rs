@@ -15,12 +15,12 @@ use crate::kv::error::damaged;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::page::HEADER;
 use crate::kv::page::Node;
-use crate::kv::page::Page;
-use crate::kv::page::PageNo;
 use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
 use crate::kv::page::blank;
 use crate::kv::runs;
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 use crate::kv::view::View;
 
 /// The tree as of one commit.
@@ -44,11 +44,6 @@ impl Snapshot {
     /// Pages that exist.
     pub fn pages(&self) -> u32 {
         self.view.meta().pages
-    }
-
-    /// Keys in the tree.
-    pub fn keys(&self) -> u64 {
-        self.view.meta().keys
     }
 
     /// The root's page.
@@ -79,20 +74,31 @@ impl Snapshot {
     /// The value of a key.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let mut page = blank();
-        let mut no = self.root();
-        for level in (0..self.height()).rev() {
-            self.read(no, &mut page).await?;
-            let node = Node::open(no, &page)?;
-            node.check_level(level)?;
-            if level > 0 {
-                no = node.child(node.position(key)?)?;
-            }
-        }
+        let no = self.leaf(key, &mut page).await?;
         let node = Node::open(no, &page)?;
         match node.search(key)? {
             Ok(index) => Ok(Some(self.value(node.value(index)?).await?)),
             Err(_) => Ok(None),
         }
+    }
+
+    /// Brings the pages on the way to a key into the engine's cache.
+    pub async fn warm(&self, key: &[u8]) -> Result<()> {
+        self.leaf(key, &mut blank()).await.map(|_| ())
+    }
+
+    /// Reads the leaf where `key` belongs, and gives its number.
+    async fn leaf(&self, key: &[u8], page: &mut Page) -> Result<PageNo> {
+        let mut no = self.root();
+        for level in (0..self.height()).rev() {
+            self.read(no, page).await?;
+            let node = Node::open(no, page)?;
+            node.check_level(level)?;
+            if level > 0 {
+                no = node.child(node.position(key)?)?;
+            }
+        }
+        Ok(no)
     }
 
     /// The bytes of a value.

@@ -18,12 +18,12 @@ use crate::kv::error::damaged;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::page::HEADER;
 use crate::kv::page::Kind;
-use crate::kv::page::PageNo;
 use crate::kv::page::check_kind;
 use crate::kv::page::put_u16;
 use crate::kv::page::put_u32;
 use crate::kv::page::u16_at;
 use crate::kv::page::u32_at;
+use crate::kv::units::PageNo;
 
 const ENTRIES_MAX: usize = (PAGE_BYTES - HEADER) / 4;
 

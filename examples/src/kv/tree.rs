@@ -12,30 +12,13 @@ use crate::kv::error::Result;
 use crate::kv::op::Outcome;
 use crate::kv::op::When;
 use crate::kv::page::Node;
-use crate::kv::page::PageNo;
 use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
 use crate::kv::page::fits_inline;
 use crate::kv::page::leaf_cell;
+use crate::kv::path::Path;
+use crate::kv::path::descend;
 use crate::kv::runs;
-
-/// One inner node on the way down.
-#[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// The inner node.
-    pub no: PageNo,
-    /// Which of its children was taken.
-    pub position: usize,
-}
-
-/// The way to a leaf.
-#[derive(Debug)]
-pub struct Path {
-    /// From the root down.
-    pub steps: Vec<Step>,
-    /// The leaf.
-    pub leaf: PageNo,
-}
 
 /// A value on its way into the tree.
 #[derive(Debug, Clone, Copy)]
@@ -120,23 +103,6 @@ pub async fn delete(draft: &mut Draft<'_>, key: &[u8]) -> Result<Outcome> {
     draft.meta.keys = draft.meta.keys.saturating_sub(1);
     balance::after_removal(draft, path).await?;
     Ok(Outcome::Deleted(true))
-}
-
-/// The way from the root to the leaf where `key` belongs; all of it is loaded.
-async fn descend(draft: &mut Draft<'_>, key: &[u8]) -> Result<Path> {
-    let mut steps = Vec::with_capacity(draft.meta.height.into());
-    let mut no = draft.meta.root;
-    for level in (0..draft.meta.height).rev() {
-        draft.load(no).await?;
-        let node = draft.node(no)?;
-        node.check_level(level)?;
-        if level > 0 {
-            let position = node.position(key)?;
-            steps.push(Step { no, position });
-            no = node.child(position)?;
-        }
-    }
-    Ok(Path { steps, leaf: no })
 }
 
 fn overflow_of(node: Node<'_>, index: usize) -> Result<Option<RunRef>> {

@@ -34,8 +34,8 @@ use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::VIEWS_BEHIND_MAX;
 use crate::kv::limits::VIEWS_BYTES_MAX;
 use crate::kv::meta::Meta;
-use crate::kv::page::Page;
-use crate::kv::page::PageNo;
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
 
 /// Old images by page.
 pub type Undo = HashMap<PageNo, Arc<Page>>;

@@ -14,10 +14,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foliant::Commit;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
@@ -31,11 +34,15 @@ use crate::kv::limits::BATCH_REQUESTS_MAX;
 use crate::kv::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::kv::limits::LOGGED_VALUE_BYTES_MAX;
 use crate::kv::limits::PAGE_BYTES;
+use crate::kv::limits::WARM_READS_MAX;
 use crate::kv::meta::Meta;
 use crate::kv::op::Group;
+use crate::kv::op::Op;
 use crate::kv::op::Outcome;
 use crate::kv::plan;
+use crate::kv::plan::Job;
 use crate::kv::plan::Plan;
+use crate::kv::snapshot::Snapshot;
 use crate::kv::view::Views;
 
 /// The answer to a request: for each of its groups what became of its operations.
@@ -50,14 +57,6 @@ pub struct Request {
     pub reply: oneshot::Sender<Answer>,
 }
 
-/// A group that is not committed yet, and where its answer belongs.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub request: usize,
-    pub index: usize,
-    pub group: Group,
-}
-
 /// The writer's state.
 pub struct Writer {
     engine: Engine,
@@ -68,6 +67,9 @@ pub struct Writer {
     in_flight: Arc<Semaphore>,
     /// The answering tasks.
     tasks: TaskTracker,
+    /// Blocks that the engine had to fetch up to the last batch: as long as there are more each time,
+    /// the tree does not fit the memory.
+    misses: u64,
     /// The last commit: a group that changed nothing may still build on it.
     last: Option<Commit>,
 }
@@ -83,7 +85,8 @@ impl Writer {
     /// A writer on the state `meta`.
     pub fn new(engine: Engine, object: Object, views: Views, meta: Meta) -> Self {
         let in_flight = Arc::new(Semaphore::new(COMMITS_IN_FLIGHT_MAX));
-        Self { engine, object, views, meta, in_flight, tasks: TaskTracker::new(), last: None }
+        let tasks = TaskTracker::new();
+        Self { engine, object, views, meta, in_flight, tasks, misses: 0, last: None }
     }
 
     /// Serves the queue to its end.
@@ -134,6 +137,7 @@ impl Writer {
         mut jobs: VecDeque<Job>,
         answers: &mut [(oneshot::Sender<Answer>, Answer)],
     ) {
+        self.warm(&jobs).await;
         let object = self.object.clone();
         let mut most = usize::MAX;
         while !jobs.is_empty() {
@@ -158,6 +162,24 @@ impl Writer {
                 answers[job.request].1[job.index] = outcomes.clone().map(|()| outcome);
             }
         }
+    }
+
+    /// Fetches the pages that the jobs need, many at once, if fetching is what batches wait for.
+    async fn warm(&mut self, jobs: &VecDeque<Job>) {
+        let misses = self.engine.stats().cache_misses;
+        if std::mem::replace(&mut self.misses, misses) == misses || jobs.len() < 2 {
+            return;
+        }
+        let snapshot = Snapshot::new(self.object.clone(), self.views.current().get());
+        let ops = jobs.iter().flat_map(|job| &job.group);
+        let keys: Vec<Bytes> = ops.filter_map(Op::key).cloned().collect();
+        let reads = keys.into_iter().map(|key| {
+            let snapshot = snapshot.clone();
+            async move { snapshot.warm(&key).await }
+        });
+        // What cannot be read fails again in the plan, which says so.
+        let read = stream::iter(reads).buffer_unordered(WARM_READS_MAX);
+        read.for_each(|_| std::future::ready(())).await;
     }
 
     fn limits(&self, most: usize) -> plan::Limits {

@@ -110,7 +110,9 @@ fn over_the_identity_provider() {
             } else {
                 let provider = Arc::clone(&room.provider);
                 let shrink = move || provider.shrink(new);
-                room.mapped.truncate_cache(&held, new, shrink).await.unwrap();
+                let end = room.mapped.hold_end(&held, new).await.unwrap();
+                shrink();
+                room.mapped.cut(&held, end).await.unwrap();
             }
             model.resize(new as usize, 0);
         }

@@ -26,8 +26,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant as Deadline;
 use tokio::time::sleep_until;
 
-use crate::kv::demo::Arguments;
-use crate::kv::demo::ChildArguments;
+use crate::kv::demo::arguments::Arguments;
+use crate::kv::demo::arguments::ChildArguments;
 use crate::kv::demo::record;
 use crate::kv::demo::report::Report;
 use crate::kv::store::Store;
@@ -167,8 +167,12 @@ impl Heard {
 pub async fn write_until_killed(store: &Store, arguments: &ChildArguments) -> anyhow::Result<()> {
     let mut clients = JoinSet::new();
     let share = (arguments.keys / u64::from(arguments.clients)).clamp(1, KEYS_PER_CLIENT);
-    for client in 0..u64::from(arguments.clients).min(arguments.keys) {
-        clients.spawn(write_own_keys(store.clone(), client * share, share));
+    let writers = u64::from(arguments.clients).min(arguments.keys);
+    // Far apart, so that each write meets another page, as the writes of unrelated users would.
+    let apart = (arguments.keys / (writers * share)).max(1);
+    for client in 0..writers {
+        let keys = (0..share).map(|index| (client * share + index) * apart).collect();
+        clients.spawn(write_own_keys(store.clone(), keys));
     }
     while let Some(ended) = clients.join_next().await {
         ended??;
@@ -176,16 +180,21 @@ pub async fn write_until_killed(store: &Store, arguments: &ChildArguments) -> an
     Ok(())
 }
 
-async fn write_own_keys(store: Store, first: u64, share: u64) -> anyhow::Result<()> {
-    for round in 0.. {
-        let (id, version) = (first + round % share, 1 + round / share);
-        let started = Instant::now();
-        store.put(&record::key(id), &record::value(id, version)).await?;
-        let words = [id, version, started.elapsed().as_nanos() as u64, MARK];
-        let record: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let mut out = std::io::stdout().lock();
-        out.write_all(&record)?;
-        out.flush()?;
+async fn write_own_keys(store: Store, keys: Vec<u64>) -> anyhow::Result<()> {
+    for version in 1.. {
+        for &id in &keys {
+            let started = Instant::now();
+            store.put(&record::key(id), &record::value(id, version)).await?;
+            acknowledge([id, version, started.elapsed().as_nanos() as u64, MARK])?;
+        }
     }
     Ok(())
+}
+
+/// Puts a record into the pipe, whole.
+fn acknowledge(words: [u64; 4]) -> std::io::Result<()> {
+    let record: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut out = std::io::stdout().lock();
+    out.write_all(&record)?;
+    out.flush()
 }

@@ -40,25 +40,41 @@ pub struct Found {
     pub missing: u64,
 }
 
-/// Loads the keys in scattered order.
-pub async fn load(store: &Store, keys: u64, report: &mut Report) -> anyhow::Result<()> {
+/// A prime far from any power of two: its multiples, modulo the number of keys, scatter.
+const STRIDE: u64 = 0x9E37_79B1;
+
+/// Loads the keys, in order or scattered.
+pub async fn load(
+    store: &Store,
+    keys: u64,
+    scattered: bool,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    // Without a common divisor, the multiples meet every key once.
+    let stride = if scattered && !keys.is_multiple_of(STRIDE) { STRIDE } else { 1 };
     let bar = progress(keys, "loading")?;
     let started = Instant::now();
     let batches = (0..keys).step_by(LOAD_BATCH as usize);
-    let requests = batches.map(|from| load_batch(store, from..keys.min(from + LOAD_BATCH), &bar));
+    let requests = batches
+        .map(|from| load_batch(store, from..keys.min(from + LOAD_BATCH), stride, keys, &bar));
     stream::iter(requests).buffer_unordered(LOADS_IN_FLIGHT).try_collect::<()>().await?;
     bar.finish_and_clear();
     anyhow::ensure!(store.len() == keys, "{} keys instead of {keys}", store.len());
-    report.rate("load, scattered keys", keys, started.elapsed());
+    let what = if scattered { "load, scattered keys" } else { "load, keys in order" };
+    report.rate(what, keys, started.elapsed());
     Ok(())
 }
 
 async fn load_batch(
     store: &Store,
-    ids: std::ops::Range<u64>,
+    numbers: std::ops::Range<u64>,
+    stride: u64,
+    keys: u64,
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
-    let count = ids.end - ids.start;
+    let count = numbers.end - numbers.start;
+    let ids =
+        numbers.map(|number| (u128::from(number) * u128::from(stride) % u128::from(keys)) as u64);
     let put = |id: u64| vec![Op::put(record::key(id).to_vec(), record::value(id, 0))];
     for answer in store.write(ids.map(put).collect()).await? {
         answer.context("loading")?;

@@ -2,6 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `arguments` | the command line |
 //! | `record` | keys and self-describing values |
 //! | `load` | the parent's work on an open store: load, random gets, scan |
 //! | `crash` | a child of the same executable that is killed while it writes |
@@ -10,10 +11,14 @@
 //! Guarantees a non-zero exit if any acknowledged write is missing or any value is torn, and that the
 //! store file is removed at the end, whatever the end. Called by the binary.
 
+mod arguments;
 mod crash;
 mod load;
 mod record;
 mod report;
+
+pub use arguments::Arguments;
+pub use arguments::ChildArguments;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -21,6 +26,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use foliant::Engine;
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 
 use crate::kv::demo::crash::Acknowledged;
 use crate::kv::demo::report::Report;
@@ -28,47 +36,6 @@ use crate::kv::serve;
 use crate::kv::serve::OBJECT;
 use crate::kv::size;
 use crate::kv::store::Store;
-
-/// Shows what the store does, a crash included.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Arguments {
-    /// The file for the store; it must not exist and is removed at the end. Default: target/ of the
-    /// current directory, or the directory for temporary files.
-    #[arg(long)]
-    pub store: Option<PathBuf>,
-    /// Size of the store.
-    #[arg(long, default_value = "1GiB", value_parser = size::parse)]
-    pub size: u64,
-    /// Keys to load.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub keys: u64,
-    /// Memory budget of the engine.
-    #[arg(long, default_value = "64MiB", value_parser = size::parse)]
-    pub memory: u64,
-    /// Clients that write durably, each one write at a time.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub clients: u32,
-    /// Seconds until the writing process is killed.
-    #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
-}
-
-/// The writing process, started by the demo itself.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ChildArguments {
-    /// The store.
-    #[arg(long)]
-    pub store: PathBuf,
-    /// Keys that were loaded.
-    #[arg(long)]
-    pub keys: u64,
-    /// Memory budget of the engine.
-    #[arg(long)]
-    pub memory: u64,
-    /// Clients.
-    #[arg(long)]
-    pub clients: u32,
-}
 
 /// Removes the store file when the demo ends, also by an error.
 struct Cleanup(PathBuf);
@@ -79,8 +46,22 @@ impl Drop for Cleanup {
     }
 }
 
-/// The whole demo. An error means that the store did not keep its promise, or could not run.
+/// The whole demo. An error means that the store did not keep its promise, or could not run, or that
+/// a signal ended it.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Dropping the demo in the middle removes its file and kills its child.
+    tokio::select! {
+        done = run_to_end(arguments) => done,
+        _ = terminate.recv() => anyhow::bail!("terminated"),
+        interrupted = ctrl_c() => {
+            interrupted?;
+            anyhow::bail!("interrupted")
+        }
+    }
+}
+
+async fn run_to_end(arguments: Arguments) -> anyhow::Result<()> {
     let path = arguments.store.clone().unwrap_or_else(default_path);
     let mut report = Report::default();
     Engine::format(&path)
@@ -93,7 +74,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let (engine, store) = open(&path, arguments.memory).await?;
     report.backend(&engine);
-    load::load(&store, arguments.keys, &mut report).await?;
+    load::load(&store, arguments.keys, arguments.scattered, &mut report).await?;
     load::gets(&store, arguments.keys, &mut report).await?;
     report.memory(&engine);
     close(engine, store).await?;
