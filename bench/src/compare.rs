@@ -14,8 +14,8 @@ use serde::Serialize;
 use crate::data::Random;
 use crate::measure::median;
 use crate::report::Verdict;
-use crate::run::Sample;
 use crate::run::Session;
+use crate::sample::Sample;
 use crate::target::Target;
 
 /// How often the pairs are drawn again for the interval.

@@ -203,7 +203,9 @@ fn listen(child: Child, lines: impl BufRead, time: Duration, ledger: &Ledger) ->
         let child = child.clone();
         killer.get_or_insert_with(|| {
             std::thread::spawn(move || {
-                std::thread::sleep(time);
+                // Nobody sends: this is a wait that needs no clock of its own.
+                let (_keep, never) = std::sync::mpsc::sync_channel::<()>(0);
+                let _ = never.recv_timeout(time);
                 child.lock().unwrap_or_else(|e| e.into_inner()).kill()
             })
         });

@@ -14,21 +14,13 @@ use crate::data::Ledger;
 use crate::measure::Percentiles;
 use crate::measure::machine;
 use crate::measure::peak_memory_bytes;
-use crate::run::Sample;
+use crate::sample::Sample;
 use crate::target::Counters;
 use crate::target::Place;
+use crate::target::Recovery;
 use crate::target::Target;
 use crate::workload::PIECE_MAX;
 use crate::workload::show_bytes;
-
-/// How a target came back after it was closed or killed.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Recovery {
-    pub transactions: u64,
-    pub bytes_replayed: u64,
-    pub blocks_written_home: u64,
-    pub elapsed_ms: f64,
-}
 
 /// Which run it was.
 #[derive(Debug, Clone, Serialize)]

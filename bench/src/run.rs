@@ -20,44 +20,21 @@ use tokio::task::JoinSet;
 use crate::data::Ledger;
 use crate::data::Random;
 use crate::measure::Latencies;
-use crate::measure::Load;
 use crate::measure::cpu_seconds;
 use crate::measure::load;
 use crate::progress::Progress;
 use crate::report::Figures;
-use crate::report::Recovery;
 use crate::report::Report;
 use crate::report::Title;
-use crate::target::Counters;
+use crate::sample::Sample;
 use crate::target::Place;
+use crate::target::Recovery;
 use crate::target::Target;
 use crate::targets::write_out;
 use crate::workload::Order;
 use crate::workload::PIECE_MAX;
 use crate::workload::Shape;
 use crate::workload::Verb;
-
-/// What one measured stretch gave.
-#[derive(Debug)]
-pub struct Sample {
-    pub ops: u64,
-    pub bytes: u64,
-    pub elapsed: Duration,
-    pub latencies: Latencies,
-    pub sync_latencies: Latencies,
-    pub cpu_seconds: Option<f64>,
-    pub before: Counters,
-    pub after: Counters,
-    pub load_before: Load,
-    pub load_after: Load,
-}
-
-impl Sample {
-    /// Operations each second.
-    pub fn rate(&self) -> f64 {
-        self.ops as f64 / self.elapsed.as_secs_f64().max(1e-9)
-    }
-}
 
 /// A target with its data, ready to be measured any number of times.
 pub struct Session<T> {

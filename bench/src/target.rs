@@ -10,8 +10,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use foliant_device::wrap::count::Snapshot;
+use serde::Serialize;
 
-use crate::report::Recovery;
+/// How a target came back after it was closed or killed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Recovery {
+    pub transactions: u64,
+    pub bytes_replayed: u64,
+    pub blocks_written_home: u64,
+    pub elapsed_ms: f64,
+}
 
 /// Where a target lives, and how large it is.
 #[derive(Debug, Clone)]

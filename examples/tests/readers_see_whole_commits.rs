@@ -76,7 +76,7 @@ async fn read(store: Store, done: Arc<AtomicBool>) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_scan_shows_one_version_of_all_keys() {
-    let (_device, engine) = engine_in_memory(128 * MIB, 32 * MIB).await;
+    let (_device, engine) = engine_in_memory(128 * MIB, 8 * MIB).await;
     let store = Store::open(&engine, "kv").await.unwrap();
     let mut dice = Dice::new(5);
     fill(&store).await;

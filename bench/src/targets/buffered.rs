@@ -13,9 +13,9 @@ use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 
-use crate::report::Recovery;
 use crate::target::Counters;
 use crate::target::Place;
+use crate::target::Recovery;
 use crate::target::Target;
 
 /// An open file.

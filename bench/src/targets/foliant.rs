@@ -10,9 +10,9 @@ use foliant::ErrorKind;
 use foliant::Object;
 use foliant_device::wrap::count::Counters as Counted;
 
-use crate::report::Recovery;
 use crate::target::Counters;
 use crate::target::Place;
+use crate::target::Recovery;
 use crate::target::Target;
 use crate::targets::open_counted;
 

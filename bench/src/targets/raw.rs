@@ -16,9 +16,9 @@ use foliant_device::Device;
 use foliant_device::Persist;
 use foliant_device::wrap::count::Counters as Counted;
 
-use crate::report::Recovery;
 use crate::target::Counters;
 use crate::target::Place;
+use crate::target::Recovery;
 use crate::target::Target;
 use crate::targets::open_counted;
 use crate::workload::PIECE_MAX;
