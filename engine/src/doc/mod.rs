@@ -3,7 +3,7 @@
 //! | page | question it answers |
 //! |---|---|
 //! | [`design`] | what is the house like, and what must always hold |
-//! | [`format`] | what does every byte on the device mean |
+//! | [`format`](mod@format) | what does every byte on the device mean |
 //! | [`locks`] | which locks are there, in which order, and why can nothing deadlock |
 //! | [`faults`] | what is survived, what is only detected, and which test says so |
 //! | [`tests`] | which test guards which invariant |
