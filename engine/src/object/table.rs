@@ -66,13 +66,14 @@ impl Table {
         if let Some(found) = self.open.lock().get(&id) {
             return Ok(found.clone());
         }
-        let record = {
-            let view = self.ground.meta.read().await;
-            records::get(&view, id).await?
-        };
+        let view = self.ground.meta.read().await;
+        let record = records::get(&view, id).await?;
         let record = record
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{id} does not exist")))?;
+        // Entered with the view held: nobody can change the record, and then close the object, in
+        // between; its size would be an old one.
         let object = self.enter(id, record.size);
+        drop(view);
         if record.flags & records::TRIMMING != 0 {
             self.finish_trim(&object, record.size).await?;
         }
