@@ -21,9 +21,11 @@ async fn no_descriptor_is_left_for_a_ring() {
     let path = place.file("store");
     std::fs::write(&path, vec![5; 1 << 20]).unwrap();
     let arena = support::arena(1);
-    let next = File::open(&path).unwrap().as_raw_fd() as u64;
+    // The numbers that the next files will get; what the process inherited may lie between them.
+    let files: [File; 3] = std::array::from_fn(|_| File::open(&path).unwrap());
+    let [_, second, third] = files.map(|file| file.as_raw_fd() as u64);
     let old = rustix::process::getrlimit(Resource::Nofile);
-    let only_the_file = Rlimit { current: Some(next + 1), ..old };
+    let only_the_file = Rlimit { current: Some(second), ..old };
     rustix::process::setrlimit(Resource::Nofile, only_the_file).unwrap();
     let auto = OpenOptions::new(&path).open().await;
     let device = auto.expect("threads need no descriptor");
@@ -40,7 +42,7 @@ async fn no_descriptor_is_left_for_a_ring() {
     assert!(error.detail.contains("no file descriptor"), "{error}");
 
     // One more: now the ring can be had, but not the eventfd that wakes its sleeper.
-    let no_signal = Rlimit { current: Some(next + 2), ..old };
+    let no_signal = Rlimit { current: Some(third), ..old };
     rustix::process::setrlimit(Resource::Nofile, no_signal).unwrap();
     let device = OpenOptions::new(&path).open().await.expect("threads need no descriptor");
     let info = device.backend();
