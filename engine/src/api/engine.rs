@@ -15,6 +15,7 @@ use crate::api::stats::Stats;
 use crate::api::transaction::Transaction;
 use crate::error::Result;
 use crate::namespace::ops;
+use crate::volume::mount::Volume;
 
 /// An open store. Cheap to clone; all clones are the same engine.
 #[derive(Clone, Debug)]
@@ -27,12 +28,18 @@ impl Engine {
         Self { inner }
     }
 
+    /// The volume, while it is open. Errors: `Closed`.
+    fn volume(&self) -> Result<&Arc<Volume>> {
+        self.inner.volume.check_open()?;
+        Ok(&self.inner.volume)
+    }
+
     /// Makes an empty object; durable on return.
     ///
     /// `name` is 1 to 255 bytes, of any value. Errors: `AlreadyExists`, `InvalidInput`, `NoSpace`,
     /// `WritesStopped`, `Device`. Dropping the future: made or not made.
     pub async fn create(&self, name: impl AsRef<[u8]>) -> Result<Object> {
-        let volume = &self.inner.volume;
+        let volume = self.volume()?;
         let (object, lsn) = ops::create(&volume.table, name.as_ref()).await?;
         volume.table.ground().meta.durable(lsn).await?;
         Ok(Object::new(self.inner.clone(), object))
@@ -42,7 +49,7 @@ impl Engine {
     ///
     /// Errors: `NotFound`, `InvalidInput`, `Corrupt`, `Device`.
     pub async fn object(&self, name: impl AsRef<[u8]>) -> Result<Object> {
-        let object = ops::open(&self.inner.volume.table, name.as_ref()).await?;
+        let object = ops::open(&self.volume()?.table, name.as_ref()).await?;
         Ok(Object::new(self.inner.clone(), object))
     }
 
@@ -50,7 +57,7 @@ impl Engine {
     ///
     /// Errors: `NotFound`, `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`.
     pub async fn rename(&self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
-        let volume = &self.inner.volume;
+        let volume = self.volume()?;
         let lsn = ops::rename(&volume.table, from.as_ref(), to.as_ref()).await?;
         volume.table.ground().meta.durable(lsn).await
     }
@@ -60,7 +67,7 @@ impl Engine {
     /// Works on a full volume. Errors: `NotFound`, `InvalidInput`, `WritesStopped`, `Device`. Dropping
     /// the future: the removal happens or not; what was begun is finished.
     pub async fn remove(&self, name: impl AsRef<[u8]>) -> Result<()> {
-        let volume = self.inner.volume.clone();
+        let volume = self.volume()?.clone();
         let name = name.as_ref().to_vec();
         let flusher = self.inner.volume.flusher.clone();
         let work = async move {
@@ -75,7 +82,7 @@ impl Engine {
     ///
     /// Errors: `Corrupt`, `Device`.
     pub async fn list(&self, after: impl AsRef<[u8]>, limit: usize) -> Result<Vec<Vec<u8>>> {
-        ops::list(&self.inner.volume.table, after.as_ref(), limit).await
+        ops::list(&self.volume()?.table, after.as_ref(), limit).await
     }
 
     /// An empty transaction.
@@ -87,7 +94,7 @@ impl Engine {
     ///
     /// Errors: the first failure; the other objects are synced anyway.
     pub async fn sync(&self) -> Result<()> {
-        self.inner.volume.flusher.sync_all().await
+        self.volume()?.flusher.sync_all().await
     }
 
     /// Which machinery moves blocks, and why that one.

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use tokio::sync::Notify;
 
 use crate::error::Error;
+use crate::error::ErrorKind;
 use crate::error::Result;
 
 /// A failure flag; clones share it.
@@ -38,14 +39,21 @@ impl Poison {
         self.inner.set.notify_waiters();
     }
 
+    /// Sets the flag because everything was done: who still waits hears it, and nobody is alarmed.
+    pub fn retire(&self, cause: Error) {
+        let _ = self.inner.cause.set(cause);
+        self.inner.set.notify_waiters();
+    }
+
     /// The first cause, if set.
     pub fn get(&self) -> Option<Error> {
         self.inner.cause.get().cloned()
     }
 
-    /// Errors: `WritesStopped` with the first cause, if set.
+    /// Errors: `WritesStopped` with the first cause, if set; `Closed` when it was retired.
     pub fn check(&self) -> Result<()> {
         match self.inner.cause.get() {
+            Some(cause) if cause.kind() == ErrorKind::Closed => Err(cause.clone()),
             Some(cause) => Err(Error::writes_stopped(cause)),
             None => Ok(()),
         }
@@ -68,7 +76,6 @@ impl Poison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     #[tokio::test]
     async fn the_first_cause_stays_and_wakes_those_who_wait() {

@@ -64,6 +64,8 @@ pub struct Volume {
 #[derive(Debug, Clone)]
 struct Tasks {
     tracker: TaskTracker,
+    /// The loops of the log, which end before whoever waits for them.
+    log_tracker: TaskTracker,
     /// Stops the flusher and the reclaimer: no new work after it.
     stop: CancellationToken,
     /// Stops journal and checkpointer, once nobody commits any more.
@@ -197,15 +199,15 @@ impl std::fmt::Debug for Reclaiming {
 
 impl Tasks {
     fn start(table: &Table, journal: &Journal, reclaim: Arc<Reclaim>) -> Self {
-        let tracker = TaskTracker::new();
+        let (tracker, log_tracker) = (TaskTracker::new(), TaskTracker::new());
         let (stop, stop_log) = (CancellationToken::new(), CancellationToken::new());
         let poison = table.ground().poison.clone();
         let meta = table.ground().meta.clone();
         let wing = table.wing().clone();
-        spawn_guarded(&tracker, &poison, journal.clone().run(stop_log.clone()));
-        spawn_guarded(&tracker, &poison, meta.run(stop_log.clone()));
+        spawn_guarded(&log_tracker, &poison, journal.clone().run(stop_log.clone()));
+        spawn_guarded(&log_tracker, &poison, meta.run(stop_log.clone()));
         spawn_guarded(&tracker, &poison, reclaimer::run(reclaim, wing, stop.clone()));
-        Self { tracker, stop, stop_log }
+        Self { tracker, log_tracker, stop, stop_log }
     }
 }
 
@@ -286,6 +288,10 @@ impl Volume {
                 Err(cause) => Err(cause),
             };
             tasks.stop_log.cancel();
+            tasks.log_tracker.close();
+            tasks.log_tracker.wait().await;
+            // What was appended behind the loops' back is not written any more; who waits must know.
+            ground.poison.retire(Error::new(ErrorKind::Closed, "the engine is closed"));
             tasks.tracker.close();
             tasks.tracker.wait().await;
             drop(reclaiming);
