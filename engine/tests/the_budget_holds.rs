@@ -394,7 +394,9 @@ fn a_power_cut_in_the_smallest_budget_loses_no_commit() {
             let world = World::new(support::open(&disk).await.unwrap()).await;
             world.engine.sync().await.unwrap();
             for task in start(&world, seed, 700) {
-                task.await.unwrap();
+                let limit = Duration::from_secs(600);
+                let done = tokio::time::timeout(limit, task).await;
+                done.expect("somebody waits for ever").unwrap();
             }
             let version = world.begin(0, 0, 1);
             let mut bytes = [0; COMMIT_BYTES];

@@ -39,7 +39,7 @@ impl Engine {
     /// `name` is 1 to 255 bytes, of any value. Errors: `AlreadyExists`, `InvalidInput`, `NoSpace`,
     /// `WritesStopped`, `Device`. Dropping the future: made or not made.
     pub async fn create(&self, name: impl AsRef<[u8]>) -> Result<Object> {
-        let volume = self.volume()?;
+        let (volume, _entered) = (self.volume()?, self.inner.volume.enter()?);
         let (object, lsn) = ops::create(&volume.table, name.as_ref()).await?;
         volume.table.ground().meta.durable(lsn).await?;
         Ok(Object::new(self.inner.clone(), object))
@@ -57,7 +57,7 @@ impl Engine {
     ///
     /// Errors: `NotFound`, `AlreadyExists`, `InvalidInput`, `NoSpace`, `WritesStopped`, `Device`.
     pub async fn rename(&self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
-        let volume = self.volume()?;
+        let (volume, _entered) = (self.volume()?, self.inner.volume.enter()?);
         let lsn = ops::rename(&volume.table, from.as_ref(), to.as_ref()).await?;
         volume.table.ground().meta.durable(lsn).await
     }
@@ -70,7 +70,9 @@ impl Engine {
         let volume = self.volume()?.clone();
         let name = name.as_ref().to_vec();
         let flusher = self.inner.volume.flusher.clone();
+        let entered = self.inner.volume.enter()?;
         let work = async move {
+            let _entered = entered;
             let (id, lsn) = ops::remove(&volume.table, &name).await?;
             volume.table.finish_removal(id).await?;
             volume.table.ground().meta.durable(lsn).await

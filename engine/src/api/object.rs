@@ -90,6 +90,7 @@ impl Object {
     /// a partly written block), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
     /// each piece of 1 MiB is written whole or not at all, in order.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
+        let _entered = self.volume().enter()?;
         self.check()?;
         self.open.core().write_at(offset, src).await
     }
@@ -99,6 +100,7 @@ impl Object {
     ///
     /// Errors: as [`Object::write_at`]. Dropping the future leaves a prefix zeroed.
     pub async fn zero(&self, range: Range<u64>) -> Result<()> {
+        let _entered = self.volume().enter()?;
         self.check()?;
         let Some(len) = range.end.checked_sub(range.start) else {
             return Err(Error::invalid(format!("range {range:?} runs backwards")));
@@ -111,9 +113,12 @@ impl Object {
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
     /// not stop it.
     pub async fn truncate(&self, size: u64) -> Result<()> {
-        self.volume().check_open()?;
+        let entered = self.volume().enter()?;
         let open = self.open.clone();
-        let work = async move { resize::truncate(&open, size).await };
+        let work = async move {
+            let _entered = entered;
+            resize::truncate(&open, size).await
+        };
         self.volume().flusher.run_to_end(work).await
     }
 
@@ -122,9 +127,12 @@ impl Object {
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
     /// not stop it.
     pub async fn punch(&self, range: Range<u64>) -> Result<()> {
-        self.volume().check_open()?;
+        let entered = self.volume().enter()?;
         let open = self.open.clone();
-        let work = async move { resize::punch(&open, range).await };
+        let work = async move {
+            let _entered = entered;
+            resize::punch(&open, range).await
+        };
         self.volume().flusher.run_to_end(work).await
     }
 
@@ -133,9 +141,12 @@ impl Object {
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
     /// not stop it.
     pub async fn preallocate(&self, range: Range<u64>) -> Result<()> {
-        self.volume().check_open()?;
+        let entered = self.volume().enter()?;
         let open = self.open.clone();
-        let work = async move { resize::preallocate(&open, range).await };
+        let work = async move {
+            let _entered = entered;
+            resize::preallocate(&open, range).await
+        };
         self.volume().flusher.run_to_end(work).await
     }
 
@@ -144,7 +155,7 @@ impl Object {
     /// Errors: a kept failure of writeback (it stays an error: the data is in memory, not on the
     /// device), `Closed`, `WritesStopped`, `Device`. Dropping the future does not stop it.
     pub async fn sync(&self) -> Result<()> {
-        self.volume().check_open()?;
+        let _entered = self.volume().enter()?;
         self.volume().flusher.sync(self.open.clone()).await
     }
 

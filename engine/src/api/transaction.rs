@@ -132,7 +132,7 @@ impl Transaction {
     /// Dropping the future: either nothing happened, or the commit happened whole.
     pub async fn commit(self) -> Result<Commit> {
         let volume = self.engine.volume.clone();
-        volume.check_open()?;
+        let _entered = volume.enter()?;
         let ground = volume.table.ground().clone();
         let part = |p: Part| LoggedPart { object: p.object, patches: p.patches, end: p.end };
         let parts: Vec<LoggedPart> = self.parts.into_values().map(part).collect();

@@ -33,7 +33,8 @@ impl Meta {
     /// Everything logged so far goes home, and the tail moves behind it.
     ///
     /// Errors: `WritesStopped`, `Device`; a failed flush stops all writes, because nobody can say what
-    /// it lost. Dropping the future: the tail stays, nothing is lost.
+    /// it lost. Must be driven to its
+    /// end by a task of the engine: the writes of a dropped round go on, and would meet those of the next.
     pub async fn checkpoint(&self) -> Result<()> {
         let inner = &self.inner;
         let _one = inner.checkpoint.lock().await;
@@ -81,6 +82,27 @@ impl Meta {
         })
     }
 
+    /// Asks the checkpointer's loop for a checkpoint of all that is logged now, and waits for it.
+    ///
+    /// For callers whose future may be dropped: a round must not be, because its writes go on and
+    /// would meet those of the next one. Errors: `WritesStopped`, `Closed`.
+    pub async fn checkpointed(&self) -> Result<()> {
+        let mut rounds = self.inner.rounds.subscribe();
+        // A round that is on its way may have begun too early; the one behind it has not.
+        for _ in 0..2 {
+            let seen = *rounds.borrow_and_update();
+            self.inner.bell.notify_one();
+            tokio::select! {
+                biased;
+                done = rounds.wait_for(|&finished| finished > seen) => {
+                    done.expect("the sender lives in this value");
+                }
+                cause = self.inner.poison.tripped() => return Err(cause),
+            }
+        }
+        Ok(())
+    }
+
     /// The checkpointer's loop: starts a round when the bell rings, until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         loop {
@@ -96,6 +118,7 @@ impl Meta {
                 }
                 return;
             }
+            self.inner.rounds.send_modify(|finished| *finished += 1);
         }
     }
 }

@@ -15,6 +15,7 @@ use foliant_device::Persist;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::RwLock;
+use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::format::block;
@@ -88,6 +89,8 @@ pub(super) struct Inner {
     pub(super) checkpoint: tokio::sync::Mutex<()>,
     /// Rung when a checkpoint is worth it.
     pub(super) bell: Notify,
+    /// Rounds that the checkpointer's loop has finished.
+    pub(super) rounds: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -141,6 +144,7 @@ impl Meta {
             blocks: Mutex::new(blocks),
             checkpoint: tokio::sync::Mutex::new(()),
             bell: Notify::new(),
+            rounds: watch::Sender::new(0),
         };
         let meta = Self { inner: Arc::new(inner) };
         let at = meta.inner.options.root;

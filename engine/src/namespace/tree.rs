@@ -86,8 +86,10 @@ pub async fn list<R: BlockRead>(
         from.push(0);
     }
     let found = tree::scan(r, r.root().names, &from, limit).await?;
+    // Markers of removals lie behind all names, under keys that are too long for one.
     found
         .into_iter()
+        .take_while(|(name, _)| !name.starts_with(&[0xFF; NAME_BYTES_MAX + 1]))
         .map(|(name, value)| decode(&name, &value).map(|object| (name, object)))
         .collect()
 }

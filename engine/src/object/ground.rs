@@ -74,7 +74,7 @@ impl Ground {
             return Ok(false);
         }
         metrics::counter!("foliant_checkpoints_for_room_total").increment(1);
-        self.meta.checkpoint().await?;
+        self.meta.checkpointed().await?;
         self.space.release();
         Ok(true)
     }

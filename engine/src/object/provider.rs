@@ -164,6 +164,8 @@ impl MappingProvider for ObjectProvider {
         assert!(!blocks.is_empty(), "mapping of nothing");
         self.state.check_present()?;
         if intent == MapIntent::Write {
+            // What could not be written back must not pile up until nobody may write any more.
+            self.state.check()?;
             self.ground.poison.check()?;
         }
         let sums = intent != MapIntent::Report;

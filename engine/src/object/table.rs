@@ -15,6 +15,7 @@ use crate::alloc::Ticket;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::extent;
 use crate::format::object_record::ObjectRecord;
 use crate::iomap::bundle::Totals;
 use crate::meta::MetaTxn;
@@ -30,6 +31,9 @@ use crate::units::ObjectId;
 
 /// Open objects that nobody uses are kept up to this number, for the sake of their cached folios.
 const IDLE_OBJECTS_MAX: usize = 1024;
+
+/// Extents behind the end of an object that are looked at when it is opened.
+const STALE_EXTENTS_MAX: usize = 64;
 
 /// The objects of a volume.
 #[derive(Debug)]
@@ -73,8 +77,13 @@ impl Table {
         // Entered with the view held: nobody can change the record, and then close the object, in
         // between; its size would be an old one.
         let object = self.enter(id, record.size);
+        // A batch may have mapped more than it could record; these bytes were never promised, and
+        // must not come to light when the object grows.
+        let behind = FileBlocks::new(record.size.div_ceil(BLOCK), resize::BLOCKS_END);
+        let stored = extent::list(&view, id, behind, STALE_EXTENTS_MAX).await?;
+        let stale = stored.iter().any(|extent| !extent.unwritten);
         drop(view);
-        if record.flags & records::TRIMMING != 0 {
+        if stale || record.flags & records::TRIMMING != 0 {
             self.finish_trim(&object, record.size).await?;
         }
         Ok(object)

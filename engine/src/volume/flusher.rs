@@ -27,6 +27,8 @@ use crate::units::FileBlocks;
 const TICK: Duration = Duration::from_secs(1);
 /// Dirty data is written back after this many ticks without any pressure.
 const TICKS_UNTIL_OLD: u32 = 5;
+/// How often a sync starts again because its object was dirtied below its end meanwhile.
+const SYNC_ROUNDS_MAX: usize = 64;
 /// Freed spans that are discarded in one round; what is not waits for the next one, or is used again
 /// without.
 const DISCARDS_PER_ROUND: usize = 256;
@@ -84,17 +86,30 @@ impl Flusher {
             if object.state().is_removed() {
                 continue;
             }
-            let synced = self.sync(object).await;
-            outcome = outcome.and(synced);
+            let synced = self.sync(object.clone()).await;
+            // Removed meanwhile: there is nothing left to be durable.
+            if !object.state().is_removed() {
+                outcome = outcome.and(synced);
+            }
         }
         outcome
     }
 
     async fn flush(&self, object: &Arc<OpenObject>) -> Result<()> {
-        object.state().check()?;
-        self.write_back(object).await?;
-        let lsn = resize::record_size(object).await?;
-        self.table.ground().meta.durable(lsn.max(object.state().last_lsn())).await
+        let state = object.state();
+        // What was accepted before this call ends here at most; a block below it that somebody dirties
+        // meanwhile can keep the size from being recorded, and must be written back as well.
+        let wanted = state.size();
+        for _ in 0..SYNC_ROUNDS_MAX {
+            state.check()?;
+            self.write_back(object).await?;
+            let lsn = resize::record_size(object).await?;
+            if state.recorded_size() >= wanted.min(state.size()) {
+                return self.table.ground().meta.durable(lsn.max(state.last_lsn())).await;
+            }
+        }
+        let why = format!("{}: its size could not be recorded beside its writers", state.id());
+        Err(Error::new(ErrorKind::TimedOut, why))
     }
 
     async fn write_back(&self, object: &Arc<OpenObject>) -> Result<()> {

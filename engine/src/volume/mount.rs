@@ -14,6 +14,7 @@ use foliant_device::Device;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
@@ -56,6 +57,8 @@ pub struct Volume {
     /// Blocks that can hold data or metadata.
     pub data_blocks: u64,
     closed: AtomicBool,
+    /// The verbs that are on their way.
+    verbs: TaskTracker,
     tasks: Tasks,
     reclaiming: Reclaiming,
 }
@@ -118,8 +121,9 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let running = flusher.clone().run(tasks.stop.clone());
     tasks.tracker.spawn(running);
     let closed = AtomicBool::new(false);
+    let verbs = TaskTracker::new();
     let volume =
-        Volume { device, table, flusher, recovered, data_blocks, closed, tasks, reclaiming };
+        Volume { device, table, flusher, recovered, data_blocks, closed, verbs, tasks, reclaiming };
     if let Err(cause) = volume.table.finish_removals().await {
         // Only the space of removed objects is at stake; the next opening tries again.
         tracing::warn!(%cause, "a removal that was interrupted cannot be finished");
@@ -236,10 +240,20 @@ fn spawn_guarded(
 impl Volume {
     /// Errors: `Closed` once closing has begun.
     pub fn check_open(&self) -> Result<()> {
-        match self.closed.load(Ordering::Acquire) {
+        match self.closed.load(Ordering::SeqCst) {
             false => Ok(()),
             true => Err(Error::new(ErrorKind::Closed, "the engine is closed")),
         }
+    }
+
+    /// Enters a verb that changes something: closing waits until the answer is dropped.
+    ///
+    /// Errors: `Closed` once closing has begun.
+    pub fn enter(&self) -> Result<TaskTrackerToken> {
+        // In this order: either closing sees the token, or this sees the closing.
+        let token = self.verbs.token();
+        self.check_open()?;
+        Ok(token)
     }
 
     /// Whether closing has begun.
@@ -257,8 +271,7 @@ impl Volume {
     /// Errors: `Closed` when somebody has closed it before, else the first thing that could not be
     /// made durable; all steps are taken anyway. Dropping the future does not stop the closing.
     pub async fn close(&self) -> Result<()> {
-        self.check_open()?;
-        let closing = tokio::spawn(self.closing());
+        let closing = tokio::spawn(self.closing()?);
         closing.await.map_err(|cause| {
             Error::new(ErrorKind::Closed, format!("closing did not finish: {cause}"))
         })?
@@ -266,7 +279,7 @@ impl Volume {
 
     /// Starts closing on the current runtime, for a caller who cannot wait.
     pub fn close_in_background(&self) {
-        let closing = self.closing();
+        let Ok(closing) = self.closing() else { return };
         tokio::spawn(async move {
             if let Err(cause) = closing.await {
                 tracing::error!(%cause, "an engine that was dropped could not close");
@@ -274,13 +287,19 @@ impl Volume {
         });
     }
 
-    /// The steps of closing, as a future that needs nothing of its maker.
-    fn closing(&self) -> impl Future<Output = Result<()>> + Send + 'static {
-        self.closed.store(true, Ordering::Release);
+    /// The steps of closing, as a future that needs nothing of its maker. Errors: `Closed`.
+    fn closing(&self) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "the engine is closed"));
+        }
+        let verbs = self.verbs.clone();
         let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
         let (ground, reclaiming) = (self.table.ground().clone(), self.reclaiming.clone());
         let device = self.device.clone();
-        async move {
+        Ok(async move {
+            // What was entered is finished first, with everything running that it may wait for.
+            verbs.close();
+            verbs.wait().await;
             tasks.stop.cancel();
             let synced = flusher.sync_all().await;
             let home = match ground.poison.check() {
@@ -297,6 +316,6 @@ impl Volume {
             drop(reclaiming);
             let closed = device.close().await.map_err(Error::from);
             synced.and(home).and(closed)
-        }
+        })
     }
 }
