@@ -87,7 +87,7 @@ impl Object {
     /// [`Object::sync`].
     ///
     /// Errors: `NoSpace`, `InvalidInput`, `Closed`, `WritesStopped`, `Device` (reading the rest of
-    /// a partly written block), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
+    /// a partly written block, or an earlier failure of writeback), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
     /// each piece of 1 MiB is written whole or not at all, in order.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
         let _entered = self.volume().enter()?;

@@ -212,8 +212,11 @@ impl MappingCache {
         None
     }
 
-    /// The same; `spare` hears of dropped dirty blocks as they go, so nothing is lost when the
-    /// future is dropped.
+    /// Drops the folios of `range`, after their writeback ended (one that lies partly inside forgets that
+    /// part). `spare` hears how many dirty blocks went, folio by folio, so that no promise is lost when
+    /// the future fails or is dropped. The caller holds the range exclusively until the mapping is gone.
+    ///
+    /// Errors: `TimedOut` for writeback.
     pub async fn drop_range_into(
         &self,
         range: FileBlocks,

@@ -22,7 +22,6 @@ use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::DirtyRun;
 use crate::iomap::contract::MappingProvider;
-use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Transport;
 use crate::iomap::grip::Grip;
 use crate::iomap::grip::within;
@@ -215,16 +214,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         self.pauses.at(Point::BeforeCompletion).await;
         let claims = claims.settled();
         written?;
-        self.complete(claims, plan.placed, settled_size).await
-    }
-
-    async fn complete(
-        &self,
-        claims: P::Batch,
-        placed: Vec<PlacedRun>,
-        settled_size: u64,
-    ) -> Result<()> {
-        self.provider.writeback_done(claims, placed, settled_size).await
+        self.provider.writeback_done(claims, plan.placed, settled_size).await
     }
 
     /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards.

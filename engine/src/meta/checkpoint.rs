@@ -33,8 +33,8 @@ impl Meta {
     /// Everything logged so far goes home, and the tail moves behind it.
     ///
     /// Errors: `WritesStopped`, `Device`; a failed flush stops all writes, because nobody can say what
-    /// it lost. Must be driven to its
-    /// end by a task of the engine: the writes of a dropped round go on, and would meet those of the next.
+    /// it lost. Must be driven to its end by a task of the engine: the writes of a dropped round go on,
+    /// and would meet those of the next.
     pub async fn checkpoint(&self) -> Result<()> {
         let inner = &self.inner;
         let _one = inner.checkpoint.lock().await;

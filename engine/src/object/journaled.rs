@@ -108,7 +108,7 @@ impl HomeMark for FolioMark {
 
 /// Commits `parts` as one transaction; returns its position. Durable when `meta.durable(lsn)`.
 ///
-/// Errors: `NoSpace`, `TooLarge`, `OutOfMemory`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: in
+/// Errors: `NoSpace`, `TooLarge`, `OutOfMemory`, `TimedOut`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: in
 /// each case nothing happened. Dropping the future: nothing happened.
 pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) -> Result<Lsn> {
     parts.sort_by_key(|p| p.object.state().id());

@@ -59,8 +59,8 @@ impl ObjectProvider {
         sums: bool,
     ) -> Result<(FileBlocks, MapKind, Cookie)> {
         let view = self.ground.meta.read().await;
-        // Sampled before the lookup, with the view held: changes are noted while the metadata lock is
-        // held exclusively, so none can fall between the sample and the answer.
+        // Sampled with the view held: changes are noted while the metadata lock is held exclusively, so
+        // none can fall between the answer and the sample.
         let cookie_of = |blocks| self.state.cookies.sample(blocks);
         let found = extent::lookup(&view, self.state.id(), blocks.start).await?;
         let (end, kind) = match found {

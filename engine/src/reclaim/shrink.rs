@@ -4,8 +4,8 @@
 //! [`Reclaimer::reclaim`]; looks at a bounded number of folios per call and goes on where it
 //! stopped; counts everything.
 //!
-//! Does not write dirty folios: it wakes the flusher when only those are left. Called by
-//! `kit::memory` (direct reclaim) and by the volume, which spawns [`Reclaim::run`].
+//! Does not write dirty folios. Called by `kit::memory` (direct reclaim) and by
+//! `volume::reclaimer`, which asks the flusher when nothing clean is left.
 
 use std::sync::Arc;
 use std::sync::Weak;
