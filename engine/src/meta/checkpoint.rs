@@ -50,7 +50,10 @@ impl Meta {
         }
         let newest = going.iter().map(|g| g.lsn).max().unwrap_or(sealed);
         inner.journal.durable(newest.max(sealed)).await?;
-        let homes: Vec<(BlockNo, Lsn)> = going.iter().map(|g| (g.at, g.lsn)).collect();
+        // An image whose record lies behind the tail of this round is home, too, but stays noted: who
+        // hears of its home now would not find the tail past it, and keep its mark for good.
+        let passed = going.iter().filter(|g| g.lsn <= sealed);
+        let homes: Vec<(BlockNo, Lsn)> = passed.map(|g| (g.at, g.lsn)).collect();
         if !is_broken(Canary::TailBeforeHome) {
             inner.write_home(going).await?;
             self.flush().await?;
