@@ -205,6 +205,9 @@ impl<'a> Node<'a> {
 
     /// The value at `index` of a leaf.
     pub fn value(self, index: usize) -> Result<Stored<'a>> {
+        if !self.is_leaf() {
+            return damaged(self.no, "a value is looked for in a node that leads further down");
+        }
         let cell = self.cell(index)?;
         if cell.word & OVERFLOW == 0 {
             return Ok(Stored::Inline(cell.payload));

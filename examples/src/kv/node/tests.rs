@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::kv::page::Stored;
 use crate::kv::page::blank;
+use crate::kv::page::inner_cell;
 use crate::kv::page::leaf_cell;
 
 #[derive(Debug, Clone)]
@@ -109,6 +110,16 @@ fn poke(page: &mut Page, index: usize, key: &[u8]) {
     let _ = node.insert(index, &cell);
     let _ = node.cut(index / 2);
     Node::open(7, page).unwrap();
+}
+
+/// The story: the child's number of an inner node, taken for a value's length, may say that the value
+/// lies elsewhere; where it says so there are no bytes.
+#[test]
+fn an_inner_node_has_no_values() {
+    let mut page = blank();
+    let mut node = NodeMut::format(7, &mut page, Kind::Inner, 1);
+    assert!(node.insert(0, &inner_cell(b"key", u32::MAX)).unwrap());
+    assert!(Node::open(7, &page).unwrap().value(0).is_err());
 }
 
 proptest! {
