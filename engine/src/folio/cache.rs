@@ -8,11 +8,8 @@
 //! object and the flusher.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use foliant_device::Buffer;
-use parking_lot::RwLock;
 
 use super::dirty::DirtyLimits;
 use super::folio::Folio;
@@ -24,6 +21,9 @@ use super::lock::FolioLock;
 use crate::error::Result;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
+use crate::kit::sync::RwLock;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::units::FileBlocks;
 use crate::units::ObjectId;
 

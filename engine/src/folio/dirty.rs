@@ -8,14 +8,14 @@
 //! (admit) and the flusher.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-
-use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::sync::Notify;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
+use crate::kit::sync::timeout;
 use crate::limits::DIRTY_WAIT;
 
 /// The global counts; clones are the same counts.
@@ -138,7 +138,7 @@ impl DirtyLimits {
         }
         inner.waiting.fetch_add(1, Ordering::SeqCst);
         let _waiting = Waiting(&inner.waiting);
-        match tokio::time::timeout(DIRTY_WAIT, self.wait_in_line(blocks)).await {
+        match timeout(DIRTY_WAIT, self.wait_in_line(blocks)).await {
             Ok(admission) => Ok(admission),
             Err(_) => Err(self.timed_out(blocks)),
         }
@@ -263,7 +263,7 @@ mod tests {
     async fn a_request_over_the_limit_goes_alone() {
         let limits = DirtyLimits::new(80);
         let large = limits.admit(1000).await.unwrap();
-        let wait = tokio::time::timeout(DIRTY_WAIT / 2, limits.admit(1));
+        let wait = timeout(DIRTY_WAIT / 2, limits.admit(1));
         assert!(wait.await.is_err());
         drop(large);
         assert!(limits.admit(1).await.is_ok());

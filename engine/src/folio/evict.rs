@@ -7,12 +7,12 @@
 //! Does not choose. Called by reclaim.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use foliant_device::Buffer;
 
 use super::folio::Folio;
 use super::state::BlockSet;
+use crate::kit::sync::atomic::Ordering;
 
 /// Why a folio stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,16 +9,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use foliant_device::Buffer;
 use foliant_device::Segment;
-use parking_lot::RwLock;
-use tokio::sync::Notify;
-use tokio::sync::Semaphore;
 
 use super::dirty::DirtyLimits;
 use super::index::Index;
@@ -28,6 +21,14 @@ use super::state::FolioState;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::sync::Notify;
+use crate::kit::sync::RwLock;
+use crate::kit::sync::Semaphore;
+use crate::kit::sync::atomic::AtomicBool;
+use crate::kit::sync::atomic::AtomicU8;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
+use crate::kit::sync::timeout;
 use crate::limits::WRITEBACK_WAIT;
 use crate::units::BLOCK_BYTES;
 use crate::units::FileBlocks;
@@ -272,7 +273,7 @@ impl Folio {
                 ended.await;
             }
         };
-        tokio::time::timeout(WRITEBACK_WAIT, wait).await.map_err(|_| {
+        timeout(WRITEBACK_WAIT, wait).await.map_err(|_| {
             let message = format!(
                 "waiting {} s for the writeback of {} block {}",
                 WRITEBACK_WAIT.as_secs(),

@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use foliant_device::Buffer;
 use foliant_device::Segment;
@@ -19,6 +18,7 @@ use super::folio::Folio;
 use super::index::Tag;
 use super::state::BlockSet;
 use crate::error::Result;
+use crate::kit::sync::atomic::Ordering;
 use crate::units::BLOCK_BYTES;
 use crate::units::Lsn;
 

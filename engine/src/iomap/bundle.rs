@@ -5,10 +5,6 @@
 //! `&self` and may run at the same time.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-
-use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
@@ -22,6 +18,9 @@ use crate::iomap::pause::Canary;
 use crate::iomap::pause::Pauses;
 use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeLock;
+use crate::kit::sync::Mutex;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::limits::STALE_RETRIES_MAX;
 
 /// The largest folio that reads and writes make, as a power of two of blocks (64 KiB): a writer

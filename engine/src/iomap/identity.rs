@@ -7,9 +7,6 @@
 //! Does not flush and keeps no size on the device: who needs stability flushes the device after
 //! writeback. Called by tests and by who wants a cache over a bare device.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -20,6 +17,8 @@ use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
 

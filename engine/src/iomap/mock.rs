@@ -8,8 +8,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -22,6 +20,7 @@ use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
 use crate::iomap::testkit::TestTransport;
 use crate::iomap::testkit::give_way;
+use crate::kit::sync::Mutex;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
 

@@ -17,7 +17,6 @@ use foliant_device::Device;
 use foliant_device::Persist;
 use foliant_device::Segment;
 use foliant_device::backend::mem::MemDevice;
-use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
@@ -34,6 +33,7 @@ use crate::iomap::mock::MockProvider;
 use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeGuard;
 use crate::kit::range_lock::RangeLock;
+use crate::kit::sync::Mutex;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;

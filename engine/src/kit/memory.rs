@@ -9,18 +9,19 @@
 
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use foliant_device::Arena;
 use foliant_device::Buffer;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::sync::Mutex;
+use crate::kit::sync::Notify;
+use crate::kit::sync::atomic::AtomicUsize;
+use crate::kit::sync::atomic::Ordering;
+use crate::kit::sync::timeout;
 use crate::limits::MEMORY_BYTES_MIN;
 use crate::limits::MEMORY_WAIT;
 
@@ -155,7 +156,7 @@ impl Memory {
             return Ok(buffer);
         }
         let _waiting = Waiting::new(&queue.waiting);
-        match tokio::time::timeout(MEMORY_WAIT, self.wait_in_line(queue, order, purpose)).await {
+        match timeout(MEMORY_WAIT, self.wait_in_line(queue, order, purpose)).await {
             Ok(buffer) => Ok(buffer),
             Err(_) => Err(self.exhausted(order, purpose)),
         }
@@ -393,7 +394,7 @@ mod tests {
         let mut held = take_all(&memory, Purpose::Data);
         for _ in 0..3 {
             let wait = memory.allocate(0, Purpose::Data);
-            assert!(tokio::time::timeout(RETRY * 3, wait).await.is_err());
+            assert!(timeout(RETRY * 3, wait).await.is_err());
         }
         held.pop();
         memory.allocate(0, Purpose::Data).await.unwrap();

@@ -6,6 +6,7 @@ pub mod checksum;
 pub mod memory;
 pub mod poison;
 pub mod range_lock;
+pub mod sync;
 pub mod watermark;
 
 #[cfg(test)]

@@ -6,11 +6,10 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 
-use tokio::sync::Notify;
-
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::sync::Notify;
 
 /// A failure flag; clones share it.
 #[derive(Debug, Clone, Default)]

@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use crate::kit::sync::Mutex;
+use crate::kit::sync::Notify;
 
 /// What one request covers: ascending, disjoint ranges.
 #[derive(Clone)]

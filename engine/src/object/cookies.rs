@@ -5,10 +5,9 @@
 //! same bucket (1 in 64), which costs a remap and never correctness. Does not know mappings.
 //! Called by `object::provider` (samples, compares) and by whoever changes extents (notes).
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-
 use crate::iomap::contract::Cookie;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::units::FileBlocks;
 
 /// Blocks of one bucket (1 MiB): large enough that a write piece touches few buckets.

@@ -5,13 +5,13 @@
 //! provider, by `object::resize` and by `object::journaled`.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::sync::atomic::AtomicBool;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::object::cookies::Cookies;
 use crate::units::FileBlocks;
 use crate::units::Lsn;

@@ -12,15 +12,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-
-use parking_lot::Mutex;
 
 use super::ghost::Ghost;
 use super::ghost::mix;
 use crate::folio::folio::Folio;
 use crate::folio::folio::Residents;
+use crate::kit::sync::Mutex;
+use crate::kit::sync::atomic::AtomicUsize;
+use crate::kit::sync::atomic::Ordering;
 
 /// The small queue is scanned first when it holds more than this share of all entries.
 const SMALL_SHARE: usize = 10;

@@ -9,8 +9,6 @@
 
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use super::lru::Lru;
 use super::shrinker::Shrinkers;
@@ -19,6 +17,8 @@ use crate::folio::evict::try_evict;
 use crate::folio::folio::Residents;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Reclaimer;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 
 /// Folios looked at per wanted block, at the most: a hot folio is met up to four times before it
 /// goes.

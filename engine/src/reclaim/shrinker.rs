@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::Weak;
 
-use parking_lot::Mutex;
+use crate::kit::sync::Mutex;
 
 /// What one call did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
