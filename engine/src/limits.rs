@@ -38,14 +38,21 @@ pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
 pub const WRITE_PIECE_BLOCKS: u64 = 256;
 /// Blocks in one writeback batch: one flush and one metadata transaction pay for all of them.
 pub const WRITEBACK_BATCH_BLOCKS: u64 = 1024;
+/// Batches of one object on their way at once: while one is flushed and mapped, the device writes the
+/// others.
+pub const WRITEBACK_BATCHES: usize = 4;
 /// Blocks in one device write of writeback (256 KiB: beyond the knee there is no gain).
 pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
 /// Device writes of one batch in flight at once.
 pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 8;
 /// Largest read that hands out shared memory: the largest piece of memory there is.
 pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
-/// Largest read-ahead window in blocks (1 MiB).
-pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
+/// Largest read-ahead window in blocks (2 MiB: one folio of the largest order).
+pub const READ_AHEAD_BLOCKS_MAX: u64 = 512;
+/// Blocks that one read miss fetches at once (1 MiB); a longer read misses again.
+pub const READ_MISS_BLOCKS_MAX: u64 = 256;
+/// Read-ahead requests of one object on their way at once.
+pub const FLIGHTS_MAX: usize = 32;
 /// Pieces of one read miss, each with its own place on the device, in flight at once.
 pub const READS_IN_FLIGHT: usize = 64;
 /// How often a write or a read remaps after a stale mapping before it is an error.

@@ -12,16 +12,27 @@ use crate::api::handle::Inner;
 use crate::error::Error;
 use crate::error::Result;
 use crate::extent;
+use crate::iomap::ahead::Reader;
 use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::units::BLOCK;
 use crate::units::FileBlocks;
 
 /// A sparse byte array of up to 2^63 - 1 bytes. Cheap to clone; all clones are the same object.
-#[derive(Clone, Debug)]
+///
+/// Read-ahead belongs to the handle: who reads one object in several places at once does so through
+/// clones, and each clone's stream is recognised.
+#[derive(Debug)]
 pub struct Object {
     engine: Arc<Inner>,
     open: Arc<OpenObject>,
+    reader: Reader,
+}
+
+impl Clone for Object {
+    fn clone(&self) -> Self {
+        Self::new(self.engine.clone(), self.open.clone())
+    }
 }
 
 /// How an extent is stored.
@@ -46,7 +57,7 @@ pub struct ExtentInfo {
 
 impl Object {
     pub(super) fn new(engine: Arc<Inner>, open: Arc<OpenObject>) -> Self {
-        Self { engine, open }
+        Self { engine, open, reader: Reader::default() }
     }
 
     pub(super) fn opened(&self) -> &Arc<OpenObject> {
@@ -68,7 +79,7 @@ impl Object {
     /// (a checksum does not match; other ranges can still be read), `Device`, `OutOfMemory`.
     pub async fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<usize> {
         self.check()?;
-        self.open.core().read_at(offset, dst).await
+        self.open.core().read_by(&self.reader, offset, dst).await
     }
 
     /// The bytes of `range`, as far as they lie below the size, without a copy where one folio holds
@@ -79,7 +90,7 @@ impl Object {
     /// [`Object::read_at`].
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         self.check()?;
-        let found = self.open.core().read_shared(range).await?;
+        let found = self.open.core().read_shared(&self.reader, range).await?;
         Ok(found.map_or_else(Bytes::new, Bytes::from_owner))
     }
 

@@ -49,24 +49,9 @@ impl Drop for Life {
 }
 
 impl FolioIndex {
-    /// The folio that holds `block`.
+    /// The folio that holds `block`: the last one that starts at or before it, if it reaches there.
     fn covering(&self, block: u64) -> Option<&Arc<Folio>> {
-        if let Some(folio) = self.map.get(block) {
-            return Some(folio);
-        }
-        let mut last = block;
-        for order in 1..=self.order_max {
-            let head = block & (u64::MAX << order);
-            if head == last {
-                continue;
-            }
-            last = head;
-            let folio = self.map.get(head);
-            if let Some(folio) = folio.filter(|f| f.span().end > block) {
-                return Some(folio);
-            }
-        }
-        None
+        self.map.floor(block).filter(|folio| folio.span().end > block)
     }
 
     /// The first folio that ends behind `block`.
@@ -135,8 +120,8 @@ impl MappingCache {
     }
 
     /// The folio of `block`, locked; made if there is none, and then `true`. A new one has
-    /// 2^order blocks (its first block rounded down), or one block when smaller folios are in the
-    /// way; an existing one has the order it has. The folio has memory; nothing in a new one is up
+    /// 2^order blocks (its first block rounded down), or fewer when other folios are in the way or
+    /// memory is in small pieces; an existing one has the order it has. The folio has memory; nothing in a new one is up
     /// to date.
     ///
     /// Errors: `OutOfMemory`. Dropping the future leaves at most an empty, unlocked folio.
@@ -154,8 +139,11 @@ impl MappingCache {
                 }
                 return Ok((lock, false));
             }
-            let order = if order > 0 && self.is_free(block, order) { order } else { 0 };
-            let buffer = memory.allocate(order, Purpose::Data).await?;
+            let order = self.largest_free(block, order);
+            let buffer = match memory.try_largest(order, Purpose::Data) {
+                Some(buffer) => buffer,
+                None => memory.allocate(0, Purpose::Data).await?,
+            };
             if let Ok(lock) = self.insert(block, buffer) {
                 return Ok((lock, true));
             }
@@ -173,14 +161,16 @@ impl MappingCache {
         }
         let folio = Arc::new(Folio::new_locked(self.owner.clone(), head, memory));
         index.map.insert(head, folio.clone());
-        index.order_max = index.order_max.max(order);
         drop(index);
         self.owner.residents.added(&folio);
         Ok(FolioLock::held(folio))
     }
 
-    fn is_free(&self, block: u64, order: u8) -> bool {
-        is_free(&self.owner.index.read(), block & (u64::MAX << order), order)
+    /// The largest order up to `order` whose folio around `block` no other one is in the way of.
+    fn largest_free(&self, block: u64, order: u8) -> u8 {
+        let index = self.owner.index.read();
+        let fits = |&order: &u8| is_free(&index, block & (u64::MAX << order), order);
+        (1..=order).rev().find(fits).unwrap_or(0)
     }
 
     /// The folios that touch `range`, ascending, at most `limit`.

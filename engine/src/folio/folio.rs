@@ -26,6 +26,7 @@ use crate::kit::sync::RwLock;
 use crate::kit::sync::Semaphore;
 use crate::kit::sync::atomic::AtomicBool;
 use crate::kit::sync::atomic::AtomicU8;
+use crate::kit::sync::atomic::AtomicU32;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
 use crate::kit::sync::timeout;
@@ -69,8 +70,6 @@ pub(super) struct Owner {
 #[derive(Default)]
 pub(super) struct FolioIndex {
     pub(super) map: Index<Arc<Folio>>,
-    /// The largest order inserted so far: lookups probe the heads of larger folios only up to it.
-    pub(super) order_max: u8,
 }
 
 /// Memory of 2^order contiguous, aligned blocks of one object.
@@ -79,6 +78,8 @@ pub struct Folio {
     index: u64,
     order: u8,
     access: AtomicU8,
+    /// Where the last read of a large folio ended: one that goes on there is the same use.
+    read_to: AtomicU32,
     /// Out of the index for good. Set under the folio lock and the index lock.
     pub(super) detached: AtomicBool,
     /// Held for a copy at the longest; readers share it. Plain, because nobody waits inside.
@@ -110,6 +111,7 @@ impl Folio {
             index,
             order,
             access: AtomicU8::new(0),
+            read_to: AtomicU32::new(u32::MAX),
             detached: AtomicBool::new(false),
             content: RwLock::new(Content {
                 memory: Some(memory),
@@ -160,9 +162,9 @@ impl Folio {
         let Some(memory) = &content.memory else {
             return false;
         };
-        dst.copy_from_slice(&memory[range]);
+        dst.copy_from_slice(&memory[range.clone()]);
         drop(content);
-        self.touch();
+        self.touch_at(&range);
         true
     }
 
@@ -173,10 +175,23 @@ impl Folio {
         if content.frozen || !content.is_readable(&range) {
             return None;
         }
-        let segment = content.memory.as_ref()?.segment(range);
+        let segment = content.memory.as_ref()?.segment(range.clone());
         drop(content);
-        self.touch();
+        self.touch_at(&range);
         Some(segment)
+    }
+
+    /// Notes the use of the bytes `range`. A stream that reads a large folio piece by piece uses it
+    /// once, or every scan would pass for a hot set.
+    fn touch_at(&self, range: &Range<usize>) {
+        if self.order > 0 {
+            let goes_on = self.read_to.load(Ordering::Relaxed) as usize == range.start;
+            self.read_to.store(range.end as u32, Ordering::Relaxed);
+            if goes_on {
+                return;
+            }
+        }
+        self.touch();
     }
 
     /// Notes a use, for reclaim. Writes shared memory only while the counter is not saturated.
@@ -209,9 +224,20 @@ impl Folio {
         self.content.read().state.all(BlockSet::Uptodate, range)
     }
 
+    /// Whether all blocks of `range` (in the folio) are in `set`.
+    pub fn all_in(&self, set: BlockSet, range: Range<usize>) -> bool {
+        self.content.read().state.all(set, range)
+    }
+
     /// Whether `block` (in the folio) is in `set`.
     pub fn has(&self, set: BlockSet, block: usize) -> bool {
         self.content.read().state.has(set, block)
+    }
+
+    /// Whether some block is dirty while its older bytes are under writeback. With the folio locked a
+    /// `false` stays true.
+    pub fn is_waiting_for_writeback(&self) -> bool {
+        self.content.read().state.any_in_both(BlockSet::Dirty, BlockSet::Writeback)
     }
 
     /// The first block (of the object) at or after `from` that is dirty or under writeback.

@@ -179,6 +179,34 @@ impl<T> Node<T> {
     }
 }
 
+impl<T> Node<T> {
+    /// The value of the largest key at or before `key`.
+    fn floor(&self, key: u64, height: u32) -> Option<&T> {
+        let slot = slot_of(key, height);
+        if let Some(place) = self.place(slot) {
+            let found = match &self.kids {
+                Kids::Leaf(values) => Some(&values[place]),
+                Kids::Inner(nodes) => nodes[place].floor(key, height - 1),
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        // All keys of the slots before this one are smaller: the last one of them is next.
+        let mut place = self.rank(slot).checked_sub(1)?;
+        let mut node = self;
+        loop {
+            match &node.kids {
+                Kids::Leaf(values) => return values.get(place),
+                Kids::Inner(nodes) => {
+                    node = &nodes[place];
+                    place = node.present.count_ones() as usize - 1;
+                }
+            }
+        }
+    }
+}
+
 impl<T> Default for Index<T> {
     fn default() -> Self {
         Self { root: None, height: 0, len: 0 }
@@ -217,6 +245,14 @@ impl<T> Index<T> {
             }
             height -= 1;
         }
+    }
+
+    /// The value of the largest key at or before `key`.
+    pub fn floor(&self, key: u64) -> Option<&T> {
+        let root = self.root.as_ref()?;
+        // Behind the last key that this height can hold, every key comes before.
+        let key = if self.covers(key) { key } else { (1 << (BITS * (self.height + 1))) - 1 };
+        root.floor(key, self.height)
     }
 
     /// Puts `value` at `key`, untagged.

@@ -137,6 +137,11 @@ impl FolioState {
         self.words(set).iter().any(|&word| word != 0)
     }
 
+    /// Whether any block is in both sets.
+    pub fn any_in_both(&self, one: BlockSet, other: BlockSet) -> bool {
+        self.words(one).iter().zip(self.words(other)).any(|(a, b)| a & b != 0)
+    }
+
     #[cfg(test)]
     /// The first run of blocks in `set` at or after `from`, ending at `end` at the latest.
     pub fn next_run(&self, set: BlockSet, from: usize, end: usize) -> Option<Range<usize>> {

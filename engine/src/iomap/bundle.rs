@@ -10,22 +10,24 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::folio::cache::MappingCache;
 use crate::folio::dirty::DirtyLimits;
-use crate::iomap::ahead::ReadAhead;
+#[cfg(test)]
+use crate::iomap::ahead::Reader;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
+use crate::iomap::flight::Flights;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
 use crate::iomap::pause::Pauses;
 use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeLock;
-use crate::kit::sync::Mutex;
+use crate::kit::sync::Semaphore;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
 use crate::limits::STALE_RETRIES_MAX;
+use crate::limits::WRITEBACK_BATCHES;
 
-/// The largest folio that reads and writes make, as a power of two of blocks (64 KiB): a writer
-/// that meets a folio under writeback copies all of it.
-pub const FOLIO_ORDER_MAX: u8 = 4;
+/// The largest folio that reads and writes make, as a power of two of blocks: 2 MiB, one huge page.
+pub const FOLIO_ORDER_MAX: u8 = 9;
 
 /// The parts of a [`Mapped`].
 pub struct Parts<P, T> {
@@ -51,11 +53,14 @@ pub struct Mapped<P, T> {
     pub(super) transport: T,
     pub(super) memory: Memory,
     pub(super) dirty: DirtyLimits,
-    /// A look-up of constant size per miss; never held across an await, so a plain mutex.
-    pub(super) ahead: Mutex<ReadAhead>,
-    /// One batch of an object is on its way at a time, so that "dirty outside this batch" has a
-    /// meaning while its durable size is decided. Held across device writes, so an async mutex.
-    pub(super) writeback: tokio::sync::Mutex<()>,
+    #[cfg(test)]
+    /// The guesses for tests, which read without a handle.
+    pub(super) ahead: Reader,
+    pub(super) flights: Flights,
+    /// One permit per batch that may be on its way; who must have none on its way takes all.
+    pub(super) writeback: Semaphore,
+    /// Batches that failed so far.
+    pub(super) failed_batches: AtomicU64,
     pub(super) counts: Counts,
     pub(super) pauses: Pauses,
 }
@@ -65,6 +70,7 @@ pub struct Mapped<P, T> {
 pub struct Counts {
     pub(super) stale_retries: AtomicU64,
     pub(super) hits: AtomicU64,
+    pub(super) dirty_hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) blocks_read: AtomicU64,
     pub(super) blocks_read_ahead: AtomicU64,
@@ -78,6 +84,8 @@ pub struct Totals {
     pub stale_retries: u64,
     /// Pieces of reads that one folio held.
     pub hits: u64,
+    /// Writes that changed blocks which were dirty already, without asking anybody.
+    pub dirty_hits: u64,
     /// Reads that did not find all of their bytes in the cache.
     pub misses: u64,
     /// Blocks read from the device.
@@ -92,6 +100,7 @@ impl std::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.stale_retries += other.stale_retries;
         self.hits += other.hits;
+        self.dirty_hits += other.dirty_hits;
         self.misses += other.misses;
         self.blocks_read += other.blocks_read;
         self.blocks_read_ahead += other.blocks_read_ahead;
@@ -110,6 +119,7 @@ impl Counts {
         Totals {
             stale_retries: read(&self.stale_retries),
             hits: read(&self.hits),
+            dirty_hits: read(&self.dirty_hits),
             misses: read(&self.misses),
             blocks_read: read(&self.blocks_read),
             blocks_read_ahead: read(&self.blocks_read_ahead),
@@ -128,8 +138,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             transport: parts.transport,
             memory: parts.memory,
             dirty: parts.dirty,
-            ahead: Mutex::default(),
-            writeback: tokio::sync::Mutex::new(()),
+            #[cfg(test)]
+            ahead: Reader::default(),
+            flights: Flights::default(),
+            writeback: Semaphore::new(WRITEBACK_BATCHES),
+            failed_batches: AtomicU64::new(0),
             counts: Counts::default(),
             pauses: Pauses::default(),
         }
@@ -210,6 +223,7 @@ mod tests {
     fn folios_are_aligned_and_fit() {
         assert_eq!(order_for(0, 1), 0);
         assert_eq!(order_for(0, 1000), FOLIO_ORDER_MAX);
+        assert_eq!(order_for(16, 1000), 4);
         assert_eq!(order_for(4, 1000), 2);
         assert_eq!(order_for(4, 3), 1);
         assert_eq!(order_for(7, 8), 0);

@@ -28,7 +28,7 @@
 //! # What the provider guarantees
 //!
 //! * It holds none of its locks between `map_begin` and `map_end`.
-//! * `map_begin` with [`MapIntent::Write`] promises room for every block of the mapping, or fails
+//! * `map_begin` to write ([`MapIntent::promises`]) promises room for every block of the mapping, or fails
 //!   with `NoSpace`: after that, writing back these blocks cannot fail for lack of space.
 //! * `writeback_done` makes the data stable *before* the mapping that points at it, in one
 //!   transaction per batch.
@@ -54,8 +54,18 @@ pub enum MapIntent {
     Read,
     /// Dirty the blocks in the cache; promise room for them.
     Write,
+    /// The same for blocks of which nothing will be read: they are replaced whole or up to date in
+    /// the cache. The kind of the answer means nothing.
+    Overwrite,
     /// Only look (for `extents`, zeroing decisions).
     Report,
+}
+
+impl MapIntent {
+    /// Whether the answer carries a promise of room for each of its blocks.
+    pub fn promises(self) -> bool {
+        matches!(self, Self::Write | Self::Overwrite)
+    }
 }
 
 /// What lies at a range.
@@ -92,7 +102,7 @@ pub struct Mapping {
     pub kind: MapKind,
     /// Sampled while the answer was formed.
     pub cookie: Cookie,
-    /// Blocks promised for dirtying (intent `Write`), else 0.
+    /// Blocks promised for dirtying (intents `Write` and `Overwrite`), else 0.
     pub promised: u64,
 }
 
@@ -142,7 +152,7 @@ pub trait MappingProvider: Send + Sync + 'static {
 
     /// What lies at `blocks`, for `intent`.
     ///
-    /// Errors: `NoSpace` (intent `Write`), `Corrupt`, `Device`, `Closed`. Dropping the future leaves
+    /// Errors: `NoSpace` (intents that promise), `Corrupt`, `Device`, `Closed`. Dropping the future leaves
     /// no promise behind.
     fn map_begin(
         &self,
@@ -157,6 +167,15 @@ pub trait MappingProvider: Send + Sync + 'static {
 
     /// Whether nothing changed for the mapping's blocks since it was made.
     fn mapping_is_current(&self, mapping: &Mapping) -> bool;
+
+    /// Whether bytes may be changed that are dirty already, so that nothing is asked or promised.
+    ///
+    /// Errors: the reason why nothing may be written any more.
+    fn may_write(&self) -> Result<()>;
+
+    /// A cookie that differs once the bytes stored for `blocks` may have changed, by a new mapping or
+    /// in place. For who reads without the range lock and checks before the bytes are used.
+    fn contents_cookie(&self, blocks: FileBlocks) -> Cookie;
 
     /// Gives back the promises of dirty blocks that were dropped (truncate, punch).
     fn forget_dirty(&self, blocks: u64);

@@ -131,6 +131,12 @@ impl Grip {
         self.lock.folio().has(BlockSet::Dirty, within)
     }
 
+    /// Whether all of `blocks`, which lie in this folio, are dirty. With the lock held a `true` stays
+    /// true until its holder changes it.
+    pub fn are_dirty(&self, blocks: FileBlocks) -> bool {
+        self.lock.folio().all_in(BlockSet::Dirty, self.local(blocks))
+    }
+
     /// Makes `blocks` clean without writing; how many were dirty: their promises are spare.
     #[must_use = "spare promises must be given back to the provider"]
     pub fn clear_dirty(&mut self, blocks: FileBlocks) -> u64 {
@@ -143,19 +149,16 @@ impl Grip {
         self.lock.mark_journal(within, lsn);
     }
 
-    /// Moves all dirty blocks to writeback: each with its bytes, ascending.
-    pub fn begin_writeback(&mut self) -> Vec<(u64, Segment)> {
+    /// Moves all dirty blocks to writeback, but those whose older bytes are on their way: runs with
+    /// their bytes, ascending.
+    pub fn begin_writeback(&mut self) -> Vec<(FileBlocks, Segment)> {
         let mut runs = Vec::new();
         let all = 0..self.lock.folio().blocks();
         self.lock.begin_writeback(all, &mut runs);
-        let mut blocks = Vec::new();
-        for (first, segment) in runs {
-            for at in 0..segment.len() / BLOCK_BYTES {
-                let bytes = at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES;
-                blocks.push((first + at as u64, segment.slice(bytes)));
-            }
-        }
-        blocks
+        let blocks = |first, segment: &Segment| {
+            FileBlocks::new(first, first + (segment.len() / BLOCK_BYTES) as u64)
+        };
+        runs.into_iter().map(|(first, segment)| (blocks(first, &segment), segment)).collect()
     }
 
     /// Waits until no block is under writeback. Errors: `TimedOut`.

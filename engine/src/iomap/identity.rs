@@ -28,12 +28,19 @@ pub struct IdentityProvider {
     span: DeviceSpan,
     size: AtomicU64,
     durable_size: AtomicU64,
+    /// Batches written, each in place.
+    batches: AtomicU64,
 }
 
 impl IdentityProvider {
     /// The blocks of `span` as an object of `size` bytes.
     pub fn new(span: DeviceSpan, size: u64) -> Self {
-        Self { span, size: AtomicU64::new(size), durable_size: AtomicU64::new(size) }
+        Self {
+            span,
+            size: AtomicU64::new(size),
+            durable_size: AtomicU64::new(size),
+            batches: AtomicU64::new(0),
+        }
     }
 
     /// Sets a smaller size; called where `Mapped::cut` says.
@@ -68,7 +75,7 @@ impl MappingProvider for IdentityProvider {
             blocks,
             kind,
             cookie: Cookie::default(),
-            promised: if intent == MapIntent::Write { blocks.len() } else { 0 },
+            promised: if intent.promises() { blocks.len() } else { 0 },
         })
     }
 
@@ -76,6 +83,14 @@ impl MappingProvider for IdentityProvider {
 
     fn mapping_is_current(&self, _: &Mapping) -> bool {
         true
+    }
+
+    fn may_write(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn contents_cookie(&self, _: FileBlocks) -> Cookie {
+        Cookie(self.batches.load(Ordering::Acquire))
     }
 
     fn forget_dirty(&self, _: u64) {}
@@ -87,6 +102,7 @@ impl MappingProvider for IdentityProvider {
     }
 
     async fn writeback_done(&self, (): (), _: Vec<PlacedRun>, settled_size: u64) -> Result<()> {
+        self.batches.fetch_add(1, Ordering::AcqRel);
         self.durable_size.fetch_max(settled_size, Ordering::AcqRel);
         Ok(())
     }

@@ -58,6 +58,14 @@ impl<P: MappingProvider> Lease<P> {
         }
     }
 
+    /// The checksums of the blocks that are stored, when the provider keeps them.
+    pub fn checksums(&self) -> Option<Vec<u32>> {
+        match &self.mapping.kind {
+            MapKind::Mapped { checksums, .. } => checksums.clone(),
+            MapKind::Hole | MapKind::Unwritten { .. } => None,
+        }
+    }
+
     /// Keeps the promise of `blocks` more blocks: they have become dirty.
     ///
     /// # Panics
@@ -122,10 +130,7 @@ fn check_answer(asked: FileBlocks, intent: MapIntent, mapping: &Mapping) {
     assert_eq!(blocks.start, asked.start, "a mapping starts elsewhere");
     assert!(!blocks.is_empty(), "a mapping of nothing");
     assert!(blocks.end <= asked.end, "a mapping longer than asked");
-    let promised = match intent {
-        MapIntent::Write => blocks.len(),
-        MapIntent::Read | MapIntent::Report => 0,
-    };
+    let promised = if intent.promises() { blocks.len() } else { 0 };
     assert_eq!(mapping.promised, promised, "promises for {intent:?}");
     if let MapKind::Mapped { checksums: Some(sums), .. } = &mapping.kind {
         assert_eq!(sums.len() as u64, blocks.len(), "one checksum per block");

@@ -271,7 +271,7 @@ impl State {
         let near = FileBlocks::new(asked.start, asked.start + near);
         let alike = self.alike(near);
         let blocks = FileBlocks::new(asked.start, asked.start + alike);
-        let promised = if intent == MapIntent::Write { alike } else { 0 };
+        let promised = if intent.promises() { alike } else { 0 };
         if self.counts.promised + promised > self.script.room {
             return Err(Error::new(ErrorKind::NoSpace, "the mock device is full"));
         }
@@ -368,6 +368,14 @@ impl MappingProvider for MockProvider {
         let current = !forced && state.cookie(mapping.blocks) == mapping.cookie;
         state.counts.stale += u64::from(!current);
         current
+    }
+
+    fn may_write(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn contents_cookie(&self, blocks: FileBlocks) -> Cookie {
+        self.state.lock().cookie(blocks)
     }
 
     fn forget_dirty(&self, blocks: u64) {

@@ -12,7 +12,7 @@
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
 //! | [`iter`] | the cursor over mappings |
-//! | [`ahead`] | the read-ahead detector |
+//! | [`ahead`], [`flight`] | the read-ahead detector; device reads on their way |
 //! | [`run`] | joins dirty runs into device writes |
 //! | [`bio`] | the transport over a device |
 //! | [`identity`] | the simplest provider |
@@ -24,6 +24,7 @@ pub mod bundle;
 pub mod contract;
 pub mod eof;
 mod fetch;
+mod flight;
 pub mod grip;
 pub mod guard;
 pub mod hold;

@@ -8,6 +8,7 @@
 //! Does not write, dirty or allocate space. Called by `object`.
 
 use crate::error::Result;
+use crate::iomap::ahead::Reader;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
@@ -21,28 +22,32 @@ use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Point;
-use crate::limits::READ_AHEAD_BLOCKS_MAX;
+use crate::limits::READ_MISS_BLOCKS_MAX;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
 use crate::units::FileBlocks;
 
-/// A miss: what is missing, how far somebody waits for it, how far it is read.
+/// A miss: what is missing.
 #[derive(Debug, Clone, Copy)]
 struct Miss {
     first: u64,
     /// The block behind the last one that the reader asked for.
     demand: u64,
-    /// The block behind the last one of the read-ahead window.
-    window: u64,
 }
 
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
+    #[cfg(test)]
+    /// As [`Mapped::read_by`], for tests.
+    pub async fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<usize> {
+        self.read_by(&self.ahead, offset, dst).await
+    }
+
     /// Fills `dst` from `offset` on; gives back how many bytes were read, less than `dst` has only
-    /// at the end of the object.
+    /// at the end of the object. `reader` keeps the guesses about what this handle reads next.
     ///
     /// Errors: `InvalidInput`, `Device`, `Corrupt` (naming the device block), `OutOfMemory`,
     /// `TimedOut`; the content of `dst` is unspecified then. Dropping the future has no effect.
-    pub async fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<usize> {
+    pub async fn read_by(&self, reader: &Reader, offset: u64, dst: &mut [u8]) -> Result<usize> {
         let range = checked_range(offset, dst.len())?;
         let end = range.end.min(self.provider.size()).max(offset);
         let len = (end - offset) as usize;
@@ -51,7 +56,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let at = offset + done as u64;
             let rest = &mut dst[done..len];
             done += match self.hit(at, rest) {
-                0 => self.miss(at, rest).await?,
+                0 => self.miss(reader, at, rest).await?,
                 copied => {
                     Counts::add(&self.counts.hits, 1);
                     copied
@@ -85,35 +90,36 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Fetches the block of `at` and what follows; gives back how many bytes it copied.
-    async fn miss(&self, at: u64, dst: &mut [u8]) -> Result<usize> {
+    async fn miss(&self, reader: &Reader, at: u64, dst: &mut [u8]) -> Result<usize> {
         Counts::add(&self.counts.misses, 1);
         let asked = FileBlocks::covering(&(at..at + dst.len() as u64));
-        let demand = asked.end.min(asked.start + READ_AHEAD_BLOCKS_MAX);
-        let planned = self.ahead.lock().miss(asked.start, demand - asked.start);
-        let end = self.provider.size().div_ceil(BLOCK).max(demand);
-        let mut miss = Miss { first: asked.start, demand, window: end.min(asked.start + planned) };
+        let demand = asked.end.min(asked.start + READ_MISS_BLOCKS_MAX);
+        // Started before anything is waited for: the device works on them meanwhile.
+        let flight = self.flights.take(asked.start);
+        let carried = flight.is_some();
+        self.launch(reader.miss(asked.start, demand - asked.start, carried)).await;
+        if let Some(flight) = flight {
+            self.land(flight).await;
+            let copied = self.hit(at, dst);
+            if copied > 0 {
+                return Ok(copied);
+            }
+        }
+        let miss = Miss { first: asked.start, demand };
         let mut attempts = Attempts::default();
         loop {
-            match self.try_miss(miss, at, dst).await {
-                Ok(Some((copied, reached))) => {
-                    let done = reached - miss.first;
-                    self.ahead.lock().fetched(miss.first, planned, done);
-                    return Ok(copied);
-                }
-                Ok(None) => attempts.again("read")?,
-                // Perhaps only what nobody asked for is unreadable.
-                Err(_) if miss.window > miss.demand => miss.window = miss.demand,
-                Err(error) => return Err(error),
+            match self.try_miss(miss, at, dst).await? {
+                Some(copied) => return Ok(copied),
+                None => attempts.again("read")?,
             }
         }
     }
 
-    /// One attempt: bytes copied and the block up to which the cache was filled; `None` if the
-    /// mapping became stale.
-    async fn try_miss(&self, miss: Miss, at: u64, dst: &mut [u8]) -> Result<Option<(usize, u64)>> {
-        let asked = FileBlocks::new(miss.first, miss.window);
+    /// One attempt: how many bytes it copied; `None` if the mapping became stale.
+    async fn try_miss(&self, miss: Miss, at: u64, dst: &mut [u8]) -> Result<Option<usize>> {
+        let asked = FileBlocks::new(miss.first, miss.demand);
         let _held = self.ranges.shared(asked.start..asked.end).await;
-        let leases = self.map_window(asked, miss.demand).await?;
+        let leases = self.map_some(asked).await?;
         self.pauses.at(Point::AfterMap).await;
         let end = leases.last().expect("a miss misses something").blocks().end;
         let blocks = FileBlocks::new(asked.start, end);
@@ -128,23 +134,16 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let Fetched::UpTo(reached) = fetched else {
             return Ok(None);
         };
-        let ahead = reached.saturating_sub(miss.demand);
-        Counts::add(&self.counts.blocks_read_ahead, ahead);
-        Ok(Some((copy_out(&folios, at, dst, reached), reached)))
+        Ok(Some(copy_out(&folios, at, dst, reached)))
     }
 
-    /// The mappings of a window: a bounded number of them, and no zeroes that nobody asked for, since
-    /// these cost nothing to make later.
-    async fn map_window(&self, asked: FileBlocks, demand: u64) -> Result<Vec<Lease<P>>> {
+    /// The mappings of the first part of a range: a bounded number of them.
+    async fn map_some(&self, asked: FileBlocks) -> Result<Vec<Lease<P>>> {
         let mut cursor = Cursor::new(&self.provider, asked, MapIntent::Read);
         let mut leases: Vec<Lease<P>> = Vec::new();
         while leases.len() < READS_IN_FLIGHT
             && let Some(lease) = cursor.next().await?
         {
-            let start = lease.blocks().start;
-            if start >= demand && lease.stored(start).is_none() {
-                break;
-            }
             leases.push(lease);
         }
         Ok(leases)

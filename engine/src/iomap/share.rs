@@ -13,6 +13,7 @@ use foliant_device::Segment;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::iomap::ahead::Reader;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MappingProvider;
@@ -27,7 +28,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     ///
     /// Errors: `InvalidInput` (also over [`SHARED_READ_BYTES_MAX`]), and those of a read. Dropping
     /// the future has no effect.
-    pub async fn read_shared(&self, range: Range<u64>) -> Result<Option<Segment>> {
+    pub async fn read_shared(&self, reader: &Reader, range: Range<u64>) -> Result<Option<Segment>> {
         let Some(len) = range.end.checked_sub(range.start) else {
             return Err(Error::invalid(format!("range {range:?} runs backwards")));
         };
@@ -43,7 +44,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let range = range.start..end;
         match self.share_hit(&range) {
             Some(segment) => Ok(Some(segment)),
-            None => self.copy_out_shared(range).await.map(Some),
+            None => self.copy_out_shared(reader, range).await.map(Some),
         }
     }
 
@@ -59,12 +60,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Some(segment)
     }
 
-    async fn copy_out_shared(&self, range: Range<u64>) -> Result<Segment> {
+    async fn copy_out_shared(&self, reader: &Reader, range: Range<u64>) -> Result<Segment> {
         let len = range.end - range.start;
         let order = len.div_ceil(BLOCK).next_power_of_two().ilog2() as u8;
         let mut buffer = self.memory.allocate(order, Purpose::Data).await?;
         let bytes = buffer.get_mut().expect("a fresh buffer has one owner");
-        let read = self.read_at(range.start, &mut bytes[..len as usize]).await?;
+        let read = self.read_by(reader, range.start, &mut bytes[..len as usize]).await?;
         Ok(buffer.segment(0..read))
     }
 }

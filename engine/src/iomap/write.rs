@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::iomap::bundle::Attempts;
+use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
 use crate::iomap::contract::MapIntent;
@@ -29,6 +30,7 @@ use crate::iomap::guard::FolioHook;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;
+use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
@@ -111,6 +113,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// edge block cannot be read). After an error a prefix of whole pieces may be written.
     /// Dropping the future leaves a prefix of whole pieces written and nothing else behind.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
+        if self.write_dirty(offset, src) {
+            return Ok(());
+        }
         self.write_with(offset, src, &()).await
     }
 
@@ -125,6 +130,34 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             at += self.write_piece(at..end, part, hook).await?;
         }
         Ok(())
+    }
+
+    /// Changes bytes of blocks that are dirty already: their promises are given, whatever is stored
+    /// for them is of no interest, and nothing needs to be waited for. `false` if it is not so.
+    fn write_dirty(&self, offset: u64, src: &[u8]) -> bool {
+        let Ok(range) = checked_range(offset, src.len()) else { return false };
+        let blocks = FileBlocks::covering(&range);
+        if blocks.is_empty() || self.provider.may_write().is_err() {
+            return false;
+        }
+        let Some(_held) = self.ranges.try_exclusive(blocks.start..blocks.end) else {
+            return false;
+        };
+        if range.end > self.provider.size() {
+            return false;
+        }
+        let folio = self.cache.find(blocks.start).filter(|folio| folio.span().end >= blocks.end);
+        let locked = folio.and_then(|folio| folio.try_lock());
+        let Some(mut folio) = locked.filter(|lock| !lock.is_detached()).map(Grip::from) else {
+            return false;
+        };
+        if !folio.are_dirty(blocks) || folio.needs_spare() {
+            return false;
+        }
+        folio.write((range.start - folio.span().bytes().start) as usize, src, &mut None);
+        folio.folio().touch();
+        Counts::add(&self.counts.dirty_hits, 1);
+        true
     }
 
     async fn write_piece<H: FolioHook>(
@@ -190,7 +223,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Maps, locks and reads all that the piece needs; `None` if a mapping became stale.
     async fn gather(&self, piece: &mut Piece<'_>) -> Result<Option<Gathered<P>>> {
-        let cursor = Cursor::new(&self.provider, piece.blocks(), MapIntent::Write);
+        let intent = self.intent_of(piece);
+        let cursor = Cursor::new(&self.provider, piece.blocks(), intent);
         let mut leases = cursor.collect().await?;
         self.pauses.at(Point::AfterMap).await;
         let mut folios = self.lock_piece(piece).await?;
@@ -205,6 +239,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             if folio.is_uptodate(block) || piece.replaces(block, size) {
                 continue;
             }
+            if intent == MapIntent::Overwrite && !self.pauses.is_broken(Canary::IgnoreStaleness) {
+                // It was evicted after the look at it: ask anew, with its place.
+                return Ok(None);
+            }
             let lease = lease_of(&mut leases, block);
             match self.read_block(lease, block, size).await {
                 Ok(image) => images.push((block, image)),
@@ -217,6 +255,22 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             return Ok(None);
         }
         Ok(Some(Gathered { leases, folios, images, spares, size }))
+    }
+
+    /// Whether something of the piece's blocks may have to be read: then their places are asked for.
+    fn intent_of(&self, piece: &Piece<'_>) -> MapIntent {
+        let size = self.provider.size();
+        let cached = |block: u64| {
+            let folio = self.cache.find(block);
+            folio.is_some_and(|folio| {
+                let at = (block - folio.index()) as usize;
+                folio.is_uptodate(at..at + 1)
+            })
+        };
+        match piece.edges().all(|block| piece.replaces(block, size) || cached(block)) {
+            true => MapIntent::Overwrite,
+            false => MapIntent::Write,
+        }
     }
 
     /// Locks the folios of the piece, ascending. Only the first one may wait for memory: while
@@ -239,15 +293,22 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(folios)
     }
 
-    /// Memory for each folio whose own is shared with writeback or a reader.
+    /// Memory for each folio whose own is shared with writeback or a reader. A large piece that is
+    /// not free at once is not waited for before its writeback has ended: then it may not be needed.
     pub(super) async fn spares(&self, folios: &mut [Grip]) -> Result<Vec<Option<Buffer>>> {
         let mut spares = Vec::with_capacity(folios.len());
         for folio in folios {
-            let spare = if folio.needs_spare() {
-                Some(self.memory.allocate(folio.order(), Purpose::Data).await?)
-            } else {
-                None
-            };
+            let order = folio.order();
+            let mut spare = None;
+            if folio.needs_spare() {
+                spare = self.memory.try_at_once(order, Purpose::Data);
+                if spare.is_none() && order > 0 {
+                    folio.wait_writeback().await?;
+                }
+                if spare.is_none() && folio.needs_spare() {
+                    spare = Some(self.memory.allocate(order, Purpose::Data).await?);
+                }
+            }
             spares.push(spare);
         }
         Ok(spares)

@@ -1,23 +1,27 @@
-//! Dirty folios to the device, one batch at a time.
+//! Dirty folios to the device, in batches, a few of them on their way at once.
 //!
-//! Guarantees the order: folio locked, image taken, folio unlocked; places; device writes, a
-//! bounded number at once; only when all of them completed `writeback_done`; then the end of
+//! Guarantees the order within a batch: folio locked, image taken, folio unlocked; places; device
+//! writes, a bounded number at once; only when all of them completed `writeback_done`; then the end of
 //! writeback. On any error the blocks are dirty again, with the newest bytes, and the caller gets
 //! the error. The durable size that a batch may publish is never ahead of data that is not on the
-//! device: no block below it, from the block of the durable end on, is dirty or under writeback
-//! outside of the batch.
+//! device: when its data has arrived, no block below it, from the block of the durable end on, is
+//! dirty or under writeback outside of the batch. Two images of one block are never on their way at
+//! once.
 //!
-//! One batch of an object is on its way at a time (an async mutex in the bundle). Does not decide
-//! when or what to write, and does not flush. Called by the flusher's tasks through `object`.
+//! At most `WRITEBACK_BATCHES` batches of an object are on their way (a semaphore in the bundle; who
+//! must have none takes all of its permits). Does not decide when or what to write, and does not
+//! flush. Called by the flusher's tasks through `object`.
 
 use std::sync::Arc;
 
 use foliant_device::Segment;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream;
 
 use crate::error::Result;
 use crate::folio::folio::Folio;
+use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::DirtyRun;
@@ -29,10 +33,20 @@ use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::run::DeviceWrite;
 use crate::iomap::run::plan;
+use crate::kit::memory::Purpose;
+use crate::kit::sync::SemaphorePermit;
+use crate::kit::sync::atomic::AtomicBool;
+use crate::kit::sync::atomic::Ordering;
 use crate::limits::WRITEBACK_BATCH_BLOCKS;
+use crate::limits::WRITEBACK_BATCHES;
 use crate::limits::WRITEBACK_WRITES_IN_FLIGHT;
 use crate::units::BLOCK;
 use crate::units::FileBlocks;
+
+/// From this order on a few dirty blocks are copied out of their folio instead of sharing it.
+const COPY_FROM_ORDER: u8 = 5;
+/// They are few when the folio has at least this many times as many blocks.
+const COPY_SHARE: u64 = 4;
 
 /// Blocks under writeback; whatever is in here when it is dropped becomes dirty again.
 struct Batch<'a, P: MappingProvider> {
@@ -80,46 +94,107 @@ impl<B> Drop for Claims<B> {
 struct Collected<'a, P: MappingProvider> {
     batch: Batch<'a, P>,
     runs: Vec<DirtyRun>,
-    settled_size: u64,
+    /// The size that readers saw before the first image was taken: every byte below it is in an image,
+    /// on the device, or dirty again.
+    size: u64,
+    /// What of it was settled when the images were taken.
+    settled: u64,
+    /// Where the next batch begins.
+    next: u64,
+}
+
+/// How far one pass over an object's dirty blocks has come, shared by its lanes.
+struct Pass {
+    end: u64,
+    /// The first block that no lane has collected. Held while one collects, so an async mutex.
+    next: tokio::sync::Mutex<u64>,
+    failed: AtomicBool,
 }
 
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
-    /// Writes back all blocks of `blocks` that are dirty when this is called, batch by batch.
+    /// Writes back all blocks of `blocks` that are dirty or under writeback when this is called,
+    /// several batches at once, and waits until they are mapped.
     ///
-    /// Gives back how many blocks were written. Errors: the first one; the blocks of its batch
+    /// Gives back how many blocks this call wrote. Errors: the first one; the blocks of its batch
     /// are dirty again. To be driven to its end by a task of the engine: dropped under way, the
     /// blocks are dirty again and the claimed space is lost until the store is opened again.
     pub async fn write_back(&self, blocks: FileBlocks) -> Result<u64> {
-        let mut rest = blocks;
         let mut written = 0;
-        while let Some(next) = self.write_back_batch(rest).await? {
-            written += next.blocks;
-            rest.start = next.end.min(rest.end);
+        let mut attempts = Attempts::default();
+        loop {
+            let failures = self.failed_batches.load(Ordering::Acquire);
+            written += self.write_pass(blocks).await?;
+            // Some of the blocks may be on their way in batches of others.
+            drop(self.hold_writeback().await);
+            if self.failed_batches.load(Ordering::Acquire) == failures {
+                return Ok(written);
+            }
+            // Theirs failed, and is dirty again: this call must write it, or hear why not.
+            attempts.again("writeback")?;
         }
-        Ok(written)
     }
 
+    async fn write_pass(&self, blocks: FileBlocks) -> Result<u64> {
+        let next = tokio::sync::Mutex::new(blocks.start);
+        let pass = Pass { end: blocks.end, next, failed: AtomicBool::new(false) };
+        let lanes = (0..WRITEBACK_BATCHES).map(|_| self.write_lane(&pass));
+        let mut written = Ok(0);
+        for lane in join_all(lanes).await {
+            written = written.and_then(|sum| lane.map(|blocks| sum + blocks));
+        }
+        written
+    }
+
+    async fn write_lane(&self, pass: &Pass) -> Result<u64> {
+        let mut written = 0;
+        loop {
+            let _slot = self.slot().await;
+            let collected = {
+                let mut next = pass.next.lock().await;
+                if pass.failed.load(Ordering::Acquire) {
+                    return Ok(written);
+                }
+                let collected = self.collect(FileBlocks::new(*next, pass.end.max(*next))).await?;
+                *next = collected.as_ref().map_or(pass.end, |collected| collected.next);
+                collected
+            };
+            let Some(collected) = collected else { return Ok(written) };
+            let done = self.finish(collected).await;
+            written += done.inspect_err(|_| pass.failed.store(true, Ordering::Release))?.blocks;
+        }
+    }
+
+    #[cfg(test)]
     /// Writes back one batch of at most `WRITEBACK_BATCH_BLOCKS` dirty blocks (a few more when a
     /// large folio ends it), the first ones of `blocks`; `None` if nothing is dirty there.
     ///
     /// Errors and drop as for [`Mapped::write_back`].
     pub async fn write_back_batch(&self, blocks: FileBlocks) -> Result<Option<Written>> {
-        if blocks.is_empty() {
-            return Ok(None);
+        let _slot = self.slot().await;
+        match self.collect(blocks).await? {
+            Some(collected) => self.finish(collected).await.map(Some),
+            None => Ok(None),
         }
-        let _one_at_a_time = self.writeback.lock().await;
-        let Some(collected) = self.collect(blocks).await else {
-            return Ok(None);
-        };
-        let Collected { mut batch, runs, settled_size } = collected;
-        let end = runs.last().map_or(blocks.end, |run| run.blocks.end);
-        let count = runs.iter().map(|run| run.blocks.len()).sum();
-        let result = self.carry(runs, settled_size).await;
+    }
+
+    /// The right to have one batch on its way.
+    pub(super) async fn slot(&self) -> SemaphorePermit<'_> {
+        let slot = self.writeback.acquire().await;
+        slot.expect("the semaphore is never closed")
+    }
+
+    async fn finish(&self, collected: Collected<'_, P>) -> Result<Written> {
+        let Collected { mut batch, runs, size, settled, next: _ } = collected;
+        let end = runs.last().expect("a batch has a run").blocks.end;
+        let blocks = runs.iter().map(|run| run.blocks.len()).sum();
+        let result = self.carry(&runs, size, settled).await;
         let forgiven = self.pauses.is_broken(Canary::ForgetWriteErrors);
         batch.end(result.is_ok() || forgiven);
-        result?;
-        Counts::add(&self.counts.blocks_written, count);
-        Ok(Some(Written { blocks: count, end }))
+        result.inspect_err(|_| {
+            self.failed_batches.fetch_add(1, Ordering::AcqRel);
+        })?;
+        Counts::add(&self.counts.blocks_written, blocks);
+        Ok(Written { blocks, end })
     }
 
     /// Keeps writeback of this object still: no batch is on its way while the answer lives.
@@ -127,7 +202,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Take it behind the range lock, and with no folio locked. Do not wait for room to dirty
     /// blocks while you hold it.
     pub async fn hold_writeback(&self) -> StillWriteback<'_> {
-        StillWriteback(self.writeback.lock().await)
+        let all = self.writeback.acquire_many(WRITEBACK_BATCHES as u32).await;
+        StillWriteback(all.expect("the semaphore is never closed"))
     }
 
     /// The largest size that may be durable now: below it, from the block of the durable end on,
@@ -138,50 +214,82 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Takes the images of the first dirty blocks of `blocks`. Waits for the first folio's lock
     /// only: whoever holds a later one may be waiting for the writeback of an earlier one.
-    async fn collect(&self, blocks: FileBlocks) -> Option<Collected<'_, P>> {
-        // Sampled first: every byte below it is on the device, or dirty from now on.
+    ///
+    /// Errors: `TimedOut` (an older image of the first one does not arrive).
+    async fn collect(&self, blocks: FileBlocks) -> Result<Option<Collected<'_, P>>> {
         let size = self.provider.size();
         let mut batch = Batch { provider: &*self.provider, folios: Vec::new() };
-        let mut taken: Vec<(u64, Segment)> = Vec::new();
+        let mut taken: Vec<(FileBlocks, Segment)> = Vec::new();
+        let mut count = 0;
         let mut at = blocks.start;
-        while (taken.len() as u64) < WRITEBACK_BATCH_BLOCKS {
+        while count < WRITEBACK_BATCH_BLOCKS && at < blocks.end {
             let next = self.cache.dirty_folios(FileBlocks::new(at, blocks.end), 1).pop();
             let Some(folio) = next else {
+                at = blocks.end;
                 break;
             };
             let locked = if taken.is_empty() { Some(folio.lock().await) } else { folio.try_lock() };
             let Some(mut locked) = locked.map(Grip::from) else {
                 break;
             };
-            at = folio.span().end;
-            for (block, segment) in locked.begin_writeback() {
-                self.check_tail(block, &segment);
-                batch.folios.push((Arc::clone(&folio), FileBlocks::new(block, block + 1)));
-                taken.push((block, segment));
+            let begun = self.take_images(&mut locked);
+            let waits = locked.folio().is_waiting_for_writeback();
+            drop(locked);
+            if begun.is_empty() && waits && taken.is_empty() {
+                // Newer bytes behind an image that is on its way: once that has arrived.
+                folio.wait_writeback(0..folio.blocks()).await?;
+                continue;
             }
-            if at >= blocks.end {
+            for (own, segment) in begun {
+                count += own.len();
+                batch.folios.push((Arc::clone(&folio), own));
+                taken.push((own, segment));
+            }
+            at = folio.span().end;
+            if waits {
+                at = folio.span().start.max(blocks.start);
                 break;
             }
         }
         if taken.is_empty() {
-            return None;
+            return Ok(None);
         }
         let runs = join(taken);
-        let settled_size = self.settled_size(size, &runs);
-        Some(Collected { batch, runs, settled_size })
+        let settled = self.settled_size(size, &runs);
+        Ok(Some(Collected { batch, runs, size, settled, next: at }))
+    }
+
+    /// Begins the writeback of a folio's dirty blocks. A few blocks of a large folio are copied: a
+    /// writer that meets them on their way would have to copy all of it.
+    fn take_images(&self, locked: &mut Grip) -> Vec<(FileBlocks, Segment)> {
+        let mut images = locked.begin_writeback();
+        let begun: u64 = images.iter().map(|(blocks, _)| blocks.len()).sum();
+        let few = locked.order() >= COPY_FROM_ORDER && begun * COPY_SHARE <= 1 << locked.order();
+        for (blocks, segment) in &mut images {
+            self.check_tail(*blocks, segment);
+            if few && !self.memory.low() {
+                let order = blocks.len().next_power_of_two().ilog2() as u8;
+                if let Some(mut copy) = self.memory.try_allocate(order, Purpose::Reserved) {
+                    let bytes = copy.get_mut().expect("a fresh buffer has one owner");
+                    bytes[..segment.len()].copy_from_slice(segment);
+                    *segment = copy.segment(0..segment.len());
+                }
+            }
+        }
+        images
     }
 
     /// Bytes behind the size must never reach the device as anything but zero.
-    fn check_tail(&self, block: u64, image: &[u8]) {
+    fn check_tail(&self, blocks: FileBlocks, image: &[u8]) {
         if cfg!(debug_assertions) {
             let size = self.provider.size();
-            if size <= block * BLOCK {
+            if size <= blocks.start * BLOCK || size.div_ceil(BLOCK) < blocks.end {
                 // A truncate set the new size and has not come to this folio yet: the size hides it.
                 return;
             }
-            let keep = (size - block * BLOCK).min(BLOCK) as usize;
+            let keep = (size - blocks.start * BLOCK).min(image.len() as u64) as usize;
             let clean = image[keep..].iter().all(|&byte| byte == 0);
-            assert!(clean, "bytes behind the end of block {block} are not zero");
+            assert!(clean, "bytes behind the end in blocks {blocks:?} are not zero");
         }
     }
 
@@ -204,17 +312,20 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Places, device writes, completion.
-    async fn carry(&self, runs: Vec<DirtyRun>, settled_size: u64) -> Result<()> {
+    async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<()> {
         self.pauses.at(Point::BeforeWritebackMapping).await;
         let blocks: Vec<FileBlocks> = runs.iter().map(|run| run.blocks).collect();
         let (claims, placements) = self.provider.map_writeback(&blocks).await?;
         let claims = Claims(Some(claims));
-        let plan = plan(&runs, &placements);
+        let plan = plan(runs, &placements);
         let written = self.write_all(plan.writes).await;
         self.pauses.at(Point::BeforeCompletion).await;
         let claims = claims.settled();
         written?;
-        self.provider.writeback_done(claims, plan.placed, settled_size).await
+        // Looked at again: batches that were on their way have arrived meanwhile. What became dirty since
+        // then does not matter, because older bytes of it are stored: either answer holds.
+        let settled = settled.max(self.settled_size(size, runs));
+        self.provider.writeback_done(claims, plan.placed, settled).await
     }
 
     /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards.
@@ -230,7 +341,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 }
 
 /// The proof that no writeback of an object is on its way.
-pub struct StillWriteback<'a>(#[allow(dead_code)] tokio::sync::MutexGuard<'a, ()>);
+pub struct StillWriteback<'a>(#[allow(dead_code)] SemaphorePermit<'a>);
 
 /// What one batch wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,16 +353,15 @@ pub struct Written {
 }
 
 /// Joins images of ascending blocks into runs.
-fn join(taken: Vec<(u64, Segment)>) -> Vec<DirtyRun> {
+fn join(taken: Vec<(FileBlocks, Segment)>) -> Vec<DirtyRun> {
     let mut runs: Vec<DirtyRun> = Vec::new();
-    for (block, segment) in taken {
-        match runs.last_mut().filter(|run| run.blocks.end == block) {
+    for (blocks, segment) in taken {
+        match runs.last_mut().filter(|run| run.blocks.end == blocks.start) {
             Some(run) => {
-                run.blocks.end += 1;
+                run.blocks.end = blocks.end;
                 run.data.push(segment);
             }
-            None => runs
-                .push(DirtyRun { blocks: FileBlocks::new(block, block + 1), data: vec![segment] }),
+            None => runs.push(DirtyRun { blocks, data: vec![segment] }),
         }
     }
     runs

@@ -167,6 +167,31 @@ impl Memory {
         self.take(order, purpose).or_else(|| self.reclaim_and_take(order, purpose, 1))
     }
 
+    /// A buffer of up to 2^order blocks, without waiting: of the largest order that is free at
+    /// once; for a single block nothing is free, one attempt at direct reclaim. Large pieces are
+    /// never reclaimed for: what is dropped for them would rarely lie side by side.
+    pub fn try_largest(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
+        let free = (1..=order).rev().find_map(|order| self.take(order, purpose));
+        free.or_else(|| self.try_allocate(0, purpose))
+    }
+
+    /// Whether `blocks` can be taken without coming under the low watermark; reclaims what is missing,
+    /// once and without waiting. For who takes memory on speculation.
+    pub fn make_room(&self, blocks: usize) -> bool {
+        let missing = || (self.inner.low_blocks + blocks).saturating_sub(self.free_blocks());
+        if missing() > 0
+            && let Some(reclaimer) = self.inner.reclaimer.lock().clone().and_then(|r| r.upgrade())
+        {
+            reclaimer.reclaim(missing().max(RECLAIM_BATCH_BLOCKS));
+        }
+        missing() == 0
+    }
+
+    /// A buffer of exactly 2^order blocks if one is free at once; a single block is reclaimed for.
+    pub fn try_at_once(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
+        if order == 0 { self.try_allocate(0, purpose) } else { self.take(order, purpose) }
+    }
+
     /// All blocks of the arena.
     pub fn capacity_blocks(&self) -> usize {
         self.inner.arena.capacity_blocks()
@@ -206,7 +231,7 @@ impl Memory {
 
     fn take(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
         let inner = &*self.inner;
-        let buffer = match purpose {
+        match purpose {
             Purpose::Reserved => inner.arena.allocate(order),
             Purpose::Data => {
                 let _one_at_a_time = inner.data_gate.lock();
@@ -217,14 +242,11 @@ impl Memory {
                 left.filter(|&left| left >= inner.reserve_blocks)
                     .and_then(|_| inner.arena.allocate(order))
             }
-        };
-        if buffer.is_none() {
-            inner.bell.notify_one();
         }
-        buffer
     }
 
     fn reclaim_and_take(&self, order: u8, purpose: Purpose, rounds: usize) -> Option<Buffer> {
+        self.inner.bell.notify_one();
         let reclaimer = self.inner.reclaimer.lock().clone()?.upgrade()?;
         for _ in 0..rounds {
             reclaimer.reclaim(RECLAIM_BATCH_BLOCKS.max(1 << order));

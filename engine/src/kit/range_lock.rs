@@ -197,7 +197,6 @@ impl RangeLock {
     }
 
     /// Locks `range` alone if that needs no wait.
-    #[cfg(test)]
     pub fn try_exclusive(&self, range: Range<u64>) -> Option<RangeGuard> {
         self.try_acquire(Span::One(range), true)
     }
@@ -209,7 +208,6 @@ impl RangeLock {
         (state.shared.len() + state.exclusive.len(), state.queue.len())
     }
 
-    #[cfg(test)]
     fn try_acquire(&self, span: Span, exclusive: bool) -> Option<RangeGuard> {
         let ticket = self.inner.state.lock().try_hold(&span, exclusive)?;
         Some(self.guard(ticket, span))

@@ -11,12 +11,14 @@ pub use parking_lot::Mutex;
 pub use parking_lot::RwLock;
 pub use tokio::sync::Notify;
 pub use tokio::sync::Semaphore;
+pub use tokio::sync::SemaphorePermit;
 pub use tokio::time::timeout;
 
 /// Atomics whose every access is a step that others can see.
 pub mod atomic {
     pub use std::sync::atomic::AtomicBool;
     pub use std::sync::atomic::AtomicU8;
+    pub use std::sync::atomic::AtomicU32;
     pub use std::sync::atomic::AtomicU64;
     pub use std::sync::atomic::AtomicUsize;
     pub use std::sync::atomic::Ordering;

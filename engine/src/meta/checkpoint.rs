@@ -73,16 +73,13 @@ impl Meta {
         moved
     }
 
-    /// Makes everything stable that was written to the device before this call.
+    /// Makes everything stable that was written to the device before this call. Callers share flushes.
     ///
     /// Errors: `Device`; a failure stops all writes, because nobody can say what it lost.
     pub async fn flush(&self) -> Result<()> {
-        let flushed = self.inner.device.flush().await;
-        flushed.map_err(|cause| {
-            let cause = Error::from(cause);
-            self.inner.poison.set(cause.clone());
-            cause
-        })
+        let flush = async || self.inner.device.flush().await.map_err(Error::from);
+        let flushed = self.inner.flushes.flush(flush).await;
+        flushed.inspect_err(|cause| self.inner.poison.set(cause.clone()))
     }
 
     /// Asks the checkpointer's loop for a checkpoint of all that is logged now, and waits for it.

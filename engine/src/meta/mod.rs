@@ -6,11 +6,13 @@
 //! | [`store`] | the blocks of an open volume: cache, table, journal, lock |
 //! | [`txn`] | a shared view, an exclusive transaction, its two-step commit |
 //! | [`checkpoint`] | brings logged blocks home, moves the tail |
+//! | `flushes` | one device flush for everybody who waits for one |
 //! | [`recover`] | after a crash: replay, block by block |
 //! | [`tree`] | B+trees on these blocks |
 
 pub mod cache;
 pub mod checkpoint;
+mod flushes;
 pub mod recover;
 pub mod store;
 pub mod table;

@@ -28,6 +28,7 @@ use crate::kit::memory::Purpose;
 use crate::kit::poison::Poison;
 use crate::meta::cache::Evicted;
 use crate::meta::cache::ImageCache;
+use crate::meta::flushes::Flushes;
 use crate::meta::table::Table;
 use crate::units::BlockNo;
 use crate::units::Lsn;
@@ -87,6 +88,8 @@ pub(super) struct Inner {
     pub(super) blocks: Mutex<Blocks>,
     /// One checkpoint at a time.
     pub(super) checkpoint: tokio::sync::Mutex<()>,
+    /// Who waits for a flush of data.
+    pub(super) flushes: Flushes,
     /// Rung when a checkpoint is worth it.
     pub(super) bell: Notify,
     /// Rounds that the checkpointer's loop has finished.
@@ -143,6 +146,7 @@ impl Meta {
             lock: Arc::new(RwLock::new(())),
             blocks: Mutex::new(blocks),
             checkpoint: tokio::sync::Mutex::new(()),
+            flushes: Flushes::default(),
             bell: Notify::new(),
             rounds: watch::Sender::new(0),
         };

@@ -316,9 +316,12 @@ fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change
     for (part, &size) in parts.iter().zip(sizes) {
         part.object.state().committed(lsn, size, &[]);
     }
-    for change in changes.iter().filter(|c| c.moved) {
+    for change in changes {
         let blocks = FileBlocks::new(change.block, change.block + 1);
-        change.object.state().committed(lsn, None, &[blocks]);
+        match change.moved {
+            true => change.object.state().committed(lsn, None, &[blocks]),
+            false => change.object.state().changed_in_place(change.block),
+        }
     }
 }
 

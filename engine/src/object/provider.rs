@@ -163,16 +163,18 @@ impl MappingProvider for ObjectProvider {
     async fn map_begin(&self, blocks: FileBlocks, intent: MapIntent) -> Result<Mapping> {
         assert!(!blocks.is_empty(), "mapping of nothing");
         self.state.check_present()?;
-        if intent == MapIntent::Write {
+        if intent.promises() {
             // What could not be written back must not pile up until nobody may write any more.
-            self.state.check()?;
-            self.ground.poison.check()?;
+            self.may_write()?;
         }
         let sums = intent != MapIntent::Report;
         let mut retried = false;
         loop {
-            let (blocks, kind, cookie) = self.lookup(blocks, sums).await?;
-            if intent != MapIntent::Write {
+            let (blocks, kind, cookie) = match intent {
+                MapIntent::Overwrite => (blocks, MapKind::Hole, self.state.cookies.sample(blocks)),
+                _ => self.lookup(blocks, sums).await?,
+            };
+            if !intent.promises() {
                 return Ok(Mapping { blocks, kind, cookie, promised: 0 });
             }
             // The last step, without an await behind it: a dropped future leaves no promise.
@@ -192,6 +194,15 @@ impl MappingProvider for ObjectProvider {
 
     fn mapping_is_current(&self, mapping: &Mapping) -> bool {
         self.state.cookies.sample(mapping.blocks) == mapping.cookie
+    }
+
+    fn may_write(&self) -> Result<()> {
+        self.state.check()?;
+        self.ground.poison.check()
+    }
+
+    fn contents_cookie(&self, blocks: FileBlocks) -> Cookie {
+        self.state.contents.sample(blocks)
     }
 
     fn forget_dirty(&self, blocks: u64) {

@@ -31,7 +31,10 @@ pub struct ObjectState {
     removed: AtomicBool,
     /// The first failed writeback. It stays: a later sync must not turn a lost write into success.
     failed: OnceLock<Error>,
+    /// Changes of mappings.
     pub(crate) cookies: Cookies,
+    /// Changes of stored bytes: those of mappings, and logged blocks that go home in place.
+    pub(crate) contents: Cookies,
 }
 
 impl ObjectState {
@@ -45,6 +48,7 @@ impl ObjectState {
             removed: AtomicBool::new(false),
             failed: OnceLock::new(),
             cookies: Cookies::new(),
+            contents: Cookies::new(),
         }
     }
 
@@ -78,11 +82,18 @@ impl ObjectState {
     pub fn committed(&self, lsn: Lsn, recorded_size: Option<u64>, remapped: &[FileBlocks]) {
         for &blocks in remapped {
             self.cookies.note(blocks);
+            self.contents.note(blocks);
         }
         if let Some(size) = recorded_size {
             self.recorded_size.store(size, Ordering::Release);
         }
         self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+
+    /// Notes that a commit changes the bytes of `block` where they are stored. Called as
+    /// [`ObjectState::committed`], which notes the blocks that move.
+    pub fn changed_in_place(&self, block: u64) {
+        self.contents.note(FileBlocks::new(block, block + 1));
     }
 
     /// The newest transaction that touched the object.

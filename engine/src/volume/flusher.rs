@@ -12,6 +12,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use foliant_device::Device;
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,8 +29,12 @@ use crate::units::FileBlocks;
 const TICK: Duration = Duration::from_secs(1);
 /// Dirty data is written back after this many ticks without any pressure.
 const TICKS_UNTIL_OLD: u32 = 5;
+/// Read-ahead that nobody has reached after this many ticks is dropped.
+const FLIGHT_TICKS: u32 = 2;
 /// How often a sync starts again because its object was dirtied below its end meanwhile.
 const SYNC_ROUNDS_MAX: usize = 64;
+/// Objects that are written back at once.
+const OBJECTS_AT_ONCE: usize = 4;
 /// Freed spans that are discarded in one round; what is not waits for the next one, or is used again
 /// without.
 const DISCARDS_PER_ROUND: usize = 256;
@@ -126,8 +132,13 @@ impl Flusher {
     /// The background loop; returns after `stop` is cancelled. Closing writes back what is left.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut quiet = 0;
+        let mut aged = tokio::time::Instant::now();
         while !stop.is_cancelled() {
             let rung = self.wait(&stop).await;
+            if aged.elapsed() >= TICK {
+                aged = tokio::time::Instant::now();
+                self.drop_old_flights();
+            }
             quiet = if rung { TICKS_UNTIL_OLD } else { quiet + 1 };
             if quiet >= TICKS_UNTIL_OLD {
                 quiet = 0;
@@ -142,6 +153,13 @@ impl Flusher {
                 None => _ = self.table.ground().space.release(),
             }
             self.table.close_idle();
+        }
+    }
+
+    /// Gives back the memory of read-ahead that no reader came for.
+    fn drop_old_flights(&self) {
+        for object in self.table.all() {
+            object.core().drop_old_flights(FLIGHT_TICKS);
         }
     }
 
@@ -168,21 +186,25 @@ impl Flusher {
         }
     }
 
-    /// Writes back every object that has dirty data.
+    /// Writes back every object that has dirty data, several at once.
     async fn pass(&self) {
-        for object in self.table.all() {
-            if object.state().check().is_err() {
-                continue;
-            }
-            // A failure of writeback is kept on the object; nobody waits for it here.
-            if !object.core().is_clean() && self.write_back(&object).await.is_err() {
-                continue;
-            }
-            if object.state().size() > object.state().recorded_size()
-                && let Err(cause) = resize::record_size(&object).await
-            {
-                tracing::warn!(%cause, object = object.state().id().0, "its size is not recorded");
-            }
+        let each = self.table.all().into_iter().map(|object| self.pass_over(object));
+        let mut all = stream::iter(each).buffer_unordered(OBJECTS_AT_ONCE);
+        while all.next().await.is_some() {}
+    }
+
+    async fn pass_over(&self, object: Arc<OpenObject>) {
+        if object.state().check().is_err() {
+            return;
+        }
+        // A failure of writeback is kept on the object; nobody waits for it here.
+        if !object.core().is_clean() && self.write_back(&object).await.is_err() {
+            return;
+        }
+        if object.state().size() > object.state().recorded_size()
+            && let Err(cause) = resize::record_size(&object).await
+        {
+            tracing::warn!(%cause, object = object.state().id().0, "its size is not recorded");
         }
     }
 

@@ -207,7 +207,7 @@ fn writers_of_different_bytes_of_one_folio_all_survive() {
                 lasts.push(done.unwrap());
             }
             // Stopped between batches, as the flusher is.
-            let batch = room.mapped.writeback.lock().await;
+            let batch = room.mapped.hold_writeback().await;
             beside.abort_all();
             while beside.join_next().await.is_some() {}
             drop(batch);
