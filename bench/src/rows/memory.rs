@@ -1,12 +1,12 @@
 //! Row f: bytes of memory per cached 4 KiB, beyond the data.
 //!
 //! Each filling of the cache happens in a fresh process, because memory that was once resident does
-//! not go away. Three things are added: what the engine takes from its budget beyond the data, what
-//! the process grows by outside of the budget (the budget's own memory is resident from the start;
-//! where it is not, the data is subtracted), and the tables that a larger budget needs, per 4 KiB of
-//! budget. XFS and ext4 are published figures, not measured. Called by `rows`.
+//! not go away, and only its second half counts, so that what is needed once does not. Three things
+//! are added: what the engine takes from its budget beyond the data, what the process grows by
+//! outside of the budget's memory (which is one large mapping), and the tables that a larger budget
+//! needs, per 4 KiB of budget. XFS and ext4 are published figures, not measured. Called by `rows`.
 
-use std::path::Path;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -34,6 +34,7 @@ use crate::target::Place;
 use crate::target::Target;
 use crate::targets::foliant::Foliant;
 use crate::workload::PIECE_MAX;
+use crate::workload::Shape;
 
 const REPEATS: usize = 3;
 
@@ -64,11 +65,14 @@ pub struct Part {
 /// What a filling found, in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Found {
-    resident_at_start: u64,
-    resident_opened: u64,
-    resident_filled: u64,
-    used_opened: u64,
+    /// Resident, without the memory of the budget.
+    outside_opened: u64,
+    outside_half: u64,
+    outside_filled: u64,
+    /// Taken from the budget.
+    used_half: u64,
     used_filled: u64,
+    /// Of the second half.
     data: u64,
     reclaimed: u64,
     read_ahead: u64,
@@ -76,18 +80,12 @@ struct Found {
 
 impl Found {
     /// Bytes beyond the data per cached 4 KiB, tables of the budget not counted.
-    fn beyond(&self, memory: u64) -> f64 {
+    fn beyond(&self) -> f64 {
         let blocks = self.data as f64 / BLOCK_SIZE as f64;
         let grown = |from: u64, to: u64| to as f64 - from as f64;
-        let prefaulted = grown(self.resident_at_start, self.resident_opened) >= 0.9 * memory as f64;
-        let resident = grown(self.resident_opened, self.resident_filled);
-        let outside = if prefaulted { resident } else { resident - self.data as f64 };
-        let charged = grown(self.used_opened, self.used_filled) - self.data as f64;
-        match prefaulted {
-            true => (outside + charged) / blocks,
-            // What is charged lies in the same memory and was counted as resident.
-            false => outside / blocks,
-        }
+        let outside = grown(self.outside_half, self.outside_filled);
+        let charged = grown(self.used_half, self.used_filled) - self.data as f64;
+        (outside + charged) / blocks
     }
 }
 
@@ -95,7 +93,9 @@ pub fn f(plan: &Plan, outcome: &mut Outcome) -> Result<()> {
     let size = plan.size(128 << 20, 8 << 20);
     ensure!(size.is_power_of_two(), "--size of this row must be a power of two");
     let memory = size * 4;
-    let store = Store::<Foliant>::start(plan, READ, (size, memory), 1)?;
+    // What is written again needs room beside what is stored.
+    let shape = Shape { fill_percent: 25, ..READ };
+    let store = Store::<Foliant>::start(plan, shape, (size, memory), 1)?;
     let (lodging, ledger) = store.closed()?;
     let fill = |filling, memory| filled(&lodging, plan.rules.seed, filling, memory);
     let tables = tables(&fill, memory)?;
@@ -113,7 +113,7 @@ pub fn f(plan: &Plan, outcome: &mut Outcome) -> Result<()> {
             ensure!(found.reclaimed == 0, "the cache did not hold the data: {found:?}");
             let ahead = found.read_ahead;
             ensure!(filling == Filling::SequentialRead || ahead == 0, "it read ahead: {found:?}");
-            values.push(found.beyond(memory) + tables);
+            values.push(found.beyond() + tables);
             outcome.fact(&format!("{what}, readings"), serde_json::to_string(&found)?);
         }
         let judge = (Unit::Bytes, levels);
@@ -130,12 +130,12 @@ fn tables(fill: &impl Fn(Filling, u64) -> Result<Found>, memory: u64) -> Result<
         let mut values = Vec::new();
         for _ in 0..REPEATS {
             let found = fill(Filling::Nothing, memory)?;
-            values.push((found.resident_opened - found.resident_at_start) as f64);
+            values.push(found.outside_opened as f64);
         }
         Ok(median(&mut values))
     };
     let grown = opened(memory * 2)? - opened(memory)?;
-    Ok(((grown - memory as f64) / (memory as f64 / BLOCK_SIZE as f64)).max(0.0))
+    Ok((grown / (memory as f64 / BLOCK_SIZE as f64)).max(0.0))
 }
 
 fn filled(lodging: &Lodging, seed: u64, filling: Filling, memory: u64) -> Result<Found> {
@@ -163,20 +163,22 @@ pub fn part(part: &Part) -> Result<bool> {
         write_out: false,
     };
     let runtime = runtime(1)?;
-    // Threads and buffers of the runtime itself are there before the first reading.
-    let resident_at_start = runtime.block_on(async { resident() })?;
     let found = runtime.block_on(async {
         let target = Foliant::open(&place).await?;
-        let (resident_opened, before) = (resident()?, target.engine().stats());
-        fill_cache(&target, part).await?;
-        let (resident_filled, after) = (resident()?, target.engine().stats());
+        let outside = || outside(part.memory);
+        let outside_opened = outside()?;
+        let half = part.size / 2;
+        fill_cache(&target, part, 0..half).await?;
+        let (outside_half, before) = (outside()?, target.engine().stats());
+        fill_cache(&target, part, half..part.size).await?;
+        let (outside_filled, after) = (outside()?, target.engine().stats());
         let found = Found {
-            resident_at_start,
-            resident_opened,
-            resident_filled,
-            used_opened: before.memory_used_bytes,
+            outside_opened,
+            outside_half,
+            outside_filled,
+            used_half: before.memory_used_bytes,
             used_filled: after.memory_used_bytes,
-            data: part.size,
+            data: half,
             reclaimed: after.reclaimed_bytes,
             read_ahead: after.read_ahead_bytes,
         };
@@ -188,13 +190,14 @@ pub fn part(part: &Part) -> Result<bool> {
     Ok(true)
 }
 
-async fn fill_cache(target: &Foliant, part: &Part) -> Result<()> {
+async fn fill_cache(target: &Foliant, part: &Part, range: Range<u64>) -> Result<()> {
     let object = target.object();
-    let blocks = part.size / BLOCK_SIZE as u64;
+    let first = range.start / BLOCK_SIZE as u64;
+    let blocks = (range.end - range.start) / BLOCK_SIZE as u64;
     let pattern = Pattern::new(part.seed);
     let mut scratch = vec![0; PIECE_MAX];
     if part.filling == Filling::SequentialRead {
-        for at in (0..part.size).step_by(PIECE_MAX) {
+        for at in range.step_by(PIECE_MAX) {
             let read = object.read_at(at, &mut scratch).await?;
             ensure!(read == PIECE_MAX, "short read at {at}");
         }
@@ -202,7 +205,7 @@ async fn fill_cache(target: &Foliant, part: &Part) -> Result<()> {
     let random = [Filling::RandomRead, Filling::RandomWrite].contains(&part.filling);
     for turn in (0..blocks).filter(|_| random) {
         // An odd factor permutes a power of two: every block once, no two neighbours in a row.
-        let block = turn.wrapping_mul(0x9e37_79b1) & (blocks - 1);
+        let block = first + (turn.wrapping_mul(0x9e37_79b1) & (blocks - 1));
         let (at, piece) = (block * BLOCK_SIZE as u64, &mut scratch[..BLOCK_SIZE]);
         if part.filling == Filling::RandomRead {
             object.read_at(at, piece).await?;
@@ -214,11 +217,24 @@ async fn fill_cache(target: &Foliant, part: &Part) -> Result<()> {
     Ok(())
 }
 
-/// Resident memory of this process.
-fn resident() -> Result<u64> {
-    let text = std::fs::read_to_string(Path::new("/proc/self/statm")).context("reading statm")?;
-    let pages = text.split(' ').nth(1).context("statm is short")?;
-    Ok(pages.parse::<u64>().context("statm is odd")? * BLOCK_SIZE as u64)
+/// Resident memory of this process, without the mapping that holds a budget of `memory` bytes.
+fn outside(memory: u64) -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/smaps").context("reading smaps")?;
+    Ok(small_mappings(&text, memory / 4))
+}
+
+/// Resident bytes of all mappings that are smaller than `bound`.
+fn small_mappings(smaps: &str, bound: u64) -> u64 {
+    let kibibytes = |line: &str, name: &str| -> Option<u64> {
+        line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let (mut size, mut sum) = (0, 0);
+    for line in smaps.lines() {
+        size = kibibytes(line, "Size:").unwrap_or(size);
+        let resident = kibibytes(line, "Rss:").unwrap_or(0);
+        sum += if size * 1024 < bound { resident * 1024 } else { 0 };
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -228,21 +244,22 @@ mod tests {
     #[test]
     fn what_lies_outside_and_what_is_charged_add_up() {
         let found = Found {
-            resident_at_start: 1 << 20,
-            resident_opened: (1 << 20) + (64 << 20),
-            resident_filled: (1 << 20) + (64 << 20) + 16 * 1000,
-            used_opened: 0,
-            used_filled: 4096 * 1000 + 8 * 1000,
+            outside_opened: 100,
+            outside_half: 5000,
+            outside_filled: 5000 + 16 * 1000,
+            used_half: 4096,
+            used_filled: 4096 + 4096 * 1000 + 8 * 1000,
             data: 4096 * 1000,
             reclaimed: 0,
             read_ahead: 0,
         };
-        assert_eq!(found.beyond(64 << 20), 24.0);
-        let lazy = Found {
-            resident_opened: 2 << 20,
-            resident_filled: (2 << 20) + 4096 * 1000 + 16 * 1000,
-            ..found
-        };
-        assert_eq!(lazy.beyond(64 << 20), 16.0);
+        assert_eq!(found.beyond(), 24.0);
+    }
+
+    #[test]
+    fn the_mapping_of_the_budget_is_left_out() {
+        let smaps = "1-2 rw-p x\nSize:  64 kB\nRss:  40 kB\nPss: 9 kB\n\
+                     2-3 rw-p\nSize: 2048 kB\nRss: 2048 kB\n3-4 r\nSize: 4 kB\nRss: 4 kB\n";
+        assert_eq!(small_mappings(smaps, 1 << 20), 44 << 10);
     }
 }

@@ -17,7 +17,9 @@ use crate::measure::cpu_seconds;
 use crate::rows::cached::LINE;
 use crate::rows::cached::LINES;
 use crate::rows::cached::ROUND;
+use crate::rows::cached::choose;
 use crate::rows::cached::says_block;
+use crate::rows::cached::touch;
 use crate::rows::contest::Reading;
 use crate::rows::contest::Side;
 
@@ -52,12 +54,16 @@ impl Side for Pread {
         let mut random = Random::new(stretch);
         let mut scratch = vec![0; self.bytes];
         let whole = self.bytes == BLOCK_SIZE;
+        let mut last = 0;
         timed(time, self.bytes, || {
-            let block = random.below(self.blocks);
+            let block = choose(&mut random, last, self.blocks);
             let line = if whole { 0 } else { random.below(LINES) };
             let at = block * BLOCK_SIZE as u64 + line * LINE as u64;
             self.file.read_exact_at(&mut scratch, at)?;
             std::hint::black_box(&scratch);
+            if !whole {
+                last = touch(&scratch);
+            }
             Ok(line != 0 || says_block(&scratch, block))
         })
     }
@@ -73,6 +79,7 @@ impl Load {
     pub fn new(blocks: u64) -> Self {
         let mut memory = vec![0; blocks as usize * BLOCK_SIZE];
         for (block, bytes) in memory.chunks_exact_mut(BLOCK_SIZE).enumerate() {
+            bytes.fill(block as u8);
             bytes[..8].copy_from_slice(&(block as u64).to_le_bytes());
         }
         Self { memory }
@@ -87,11 +94,12 @@ impl Side for Load {
     fn block(&mut self, time: Duration, stretch: u64) -> Result<Reading> {
         let mut random = Random::new(stretch);
         let blocks = (self.memory.len() / BLOCK_SIZE) as u64;
+        let mut last = 0;
         timed(time, LINE, || {
-            let (block, line) = (random.below(blocks), random.below(LINES));
+            let (block, line) = (choose(&mut random, last, blocks), random.below(LINES));
             let at = block as usize * BLOCK_SIZE + line as usize * LINE;
             let bytes = &self.memory[at..at + LINE];
-            std::hint::black_box(crate::rows::cached::touch(bytes));
+            last = touch(bytes);
             Ok(line != 0 || says_block(bytes, block))
         })
     }

@@ -68,6 +68,8 @@ impl Outcome {
     /// Runs only the subject, for a profiler or because the peer is missing.
     pub fn alone(&mut self, plan: &Plan, what: &str, subject: &mut dyn Side) -> Result<()> {
         let time = plan.rules.time * plan.rules.pairs as u32;
+        // For whoever attaches a profiler.
+        eprintln!("{what}: process {} measures from now on, {time:?}", std::process::id());
         let reading = subject.block(time, plan.rules.seed << 20)?;
         let rate = reading.ops / reading.seconds.max(1e-9);
         let mebibytes = reading.bytes / reading.seconds.max(1e-9) / f64::from(1 << 20);
@@ -131,15 +133,19 @@ impl Contest {
             Unit::Bytes => format!("{median:.1} bytes (95 %: {low:.1} to {high:.1})"),
         };
         let rate = |side: &str| {
-            let blocks = self.blocks.iter().filter(|b| b.side == side && !b.discarded);
-            let rates: Vec<f64> = blocks.map(|b| b.bytes_per_second / f64::from(1 << 20)).collect();
-            rates.iter().sum::<f64>() / rates.len().max(1) as f64
+            let blocks = || self.blocks.iter().filter(|b| b.side == side && !b.discarded);
+            let mean = |sum: f64| sum / blocks().count().max(1) as f64;
+            let ops = mean(blocks().map(|b| b.ops_per_second).sum());
+            let bytes = mean(blocks().map(|b| b.bytes_per_second).sum());
+            let cpu: Option<f64> = blocks().map(|b| b.cpu_us_per_op).sum();
+            let cpu = cpu.map_or(String::new(), |cpu| format!(", CPU {:.2} us", mean(cpu)));
+            format!("{:.1} k/s = {:.0} MiB/s{cpu}", ops / 1e3, bytes / f64::from(1 << 20))
         };
         let mut words = figure;
         if !self.blocks.is_empty() {
             let (subject, peer) = (&self.subject, &self.peer);
             words += &format!(
-                "; {subject} {:.1} MiB/s, {peer} {:.1} MiB/s; {} pairs, {} discarded, {} disturbed",
+                "; {subject} {}; {peer} {}; {} pairs, {} discarded, {} disturbed",
                 rate(subject),
                 rate(peer),
                 self.values.len(),

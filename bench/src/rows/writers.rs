@@ -31,6 +31,7 @@ use crate::rows::store::READ;
 use crate::rows::store::Store;
 use crate::rows::xfs::Xfs;
 use crate::targets::foliant::Foliant;
+use crate::workload::Shape;
 use crate::workload::show_bytes;
 
 const PIECES: [usize; 2] = [BLOCK_SIZE, 64 << 10];
@@ -178,8 +179,10 @@ fn reading(ops: u64, piece: usize, start: Instant, cpu: Option<f64>) -> Reading 
 pub fn writers(plan: &Plan, outcome: &mut Outcome) -> Result<()> {
     let size = plan.size(128 << 20, 8 << 20);
     let blocks = size / BLOCK_SIZE as u64;
+    // All of the data may be dirty beside what is stored, so the store has room for it twice and more.
+    let shape = Shape { fill_percent: 25, ..READ };
     // Writeback starts when an eighth of the memory is dirty.
-    let mut store = Store::<Foliant>::start(plan, READ, (size, size * 12), 2)?;
+    let mut store = Store::<Foliant>::start(plan, shape, (size, size * 12), 2)?;
     let object = store.target().object().clone();
     store.runtime.block_on(write_all(&object, blocks))?;
     let xfs = peer(plan, outcome, blocks)?;
