@@ -25,11 +25,17 @@ use foliant_device::BLOCK_SIZE;
 
 use crate::data::Random;
 use crate::measure::cpu_seconds;
-use crate::rows::Plan;
 use crate::rows::contest::Levels;
 use crate::rows::contest::Reading;
 use crate::rows::contest::Side;
 use crate::rows::contest::Unit;
+use crate::rows::line::LINE;
+use crate::rows::line::LINES;
+use crate::rows::line::ROUND;
+use crate::rows::line::choose;
+use crate::rows::line::says_block;
+use crate::rows::line::touch;
+use crate::rows::plan::Plan;
 use crate::rows::pread::Load;
 use crate::rows::pread::Pread;
 use crate::rows::report::Outcome;
@@ -39,12 +45,6 @@ use crate::targets::buffered::Buffered;
 use crate::targets::foliant::Foliant;
 use crate::workload::Shape;
 
-/// Bytes that a reader without a copy touches.
-pub const LINE: usize = 64;
-/// Lines of a block.
-pub const LINES: u64 = (BLOCK_SIZE / LINE) as u64;
-/// Reads between two looks at the clock.
-pub const ROUND: u64 = 256;
 /// Blocks that stay in the processor's cache, for the cost of the call alone.
 const HOT_BLOCKS: u64 = 64;
 /// Hits that are polled by hand.
@@ -52,23 +52,6 @@ const POLLED: u64 = 100_000;
 const GIB: u64 = 1 << 30;
 
 const WARM: Shape = Shape { warm: true, ..READ };
-
-/// Whether the head of a block names it.
-pub fn says_block(bytes: &[u8], block: u64) -> bool {
-    bytes.first_chunk().is_some_and(|head| u64::from_le_bytes(*head) == block)
-}
-
-/// Reads every word of a line.
-pub fn touch(line: &[u8]) -> u64 {
-    let words = line.chunks_exact(8).filter_map(|word| word.first_chunk());
-    words.fold(0, |all, word| all ^ u64::from_le_bytes(*word))
-}
-
-/// A choice that waits for what was read last, as that of a program does which works with what it
-/// reads. Without it the processor would run many loads of plain memory at once.
-pub fn choose(random: &mut Random, last: u64, bound: u64) -> u64 {
-    ((u128::from(random.next() ^ last) * u128::from(bound)) >> 64) as u64
-}
 
 /// How Foliant reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,9 @@ mod cached;
 mod cage;
 mod contest;
 mod fio;
+mod line;
 mod memory;
+mod plan;
 mod pread;
 mod report;
 mod store;
@@ -28,6 +30,7 @@ use clap::Args;
 
 use crate::report::write_json;
 use crate::rows::contest::Rules;
+use crate::rows::plan::Plan;
 use crate::rows::report::Outcome;
 use crate::workload::parse_bytes;
 
@@ -122,23 +125,6 @@ pub struct RowLine {
     /// Only Foliant's side, for as long as all pairs take: for a profiler.
     #[arg(long)]
     alone: bool,
-}
-
-/// What a row is told.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub rules: Rules,
-    pub size: Option<u64>,
-    pub folder: Option<PathBuf>,
-    pub quick: bool,
-    pub alone: bool,
-}
-
-impl Plan {
-    /// The row's own size, the one that was asked for, or a tiny one.
-    pub fn size(&self, own: u64, quick: u64) -> u64 {
-        self.size.unwrap_or(if self.quick { quick } else { own })
-    }
 }
 
 /// Measures a row, or lists them; `false` means that data was wrong.

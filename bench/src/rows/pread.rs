@@ -14,14 +14,14 @@ use foliant_device::BLOCK_SIZE;
 
 use crate::data::Random;
 use crate::measure::cpu_seconds;
-use crate::rows::cached::LINE;
-use crate::rows::cached::LINES;
-use crate::rows::cached::ROUND;
-use crate::rows::cached::choose;
-use crate::rows::cached::says_block;
-use crate::rows::cached::touch;
 use crate::rows::contest::Reading;
 use crate::rows::contest::Side;
+use crate::rows::line::LINE;
+use crate::rows::line::LINES;
+use crate::rows::line::ROUND;
+use crate::rows::line::choose;
+use crate::rows::line::says_block;
+use crate::rows::line::touch;
 
 /// `pread` of a number of bytes at random.
 pub struct Pread {

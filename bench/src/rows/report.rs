@@ -11,13 +11,13 @@ use anyhow::Result;
 
 use crate::measure::machine;
 use crate::report::Verdict;
-use crate::rows::Plan;
 use crate::rows::contest;
 use crate::rows::contest::Contest;
 use crate::rows::contest::Levels;
 use crate::rows::contest::Side;
 use crate::rows::contest::Standing;
 use crate::rows::contest::Unit;
+use crate::rows::plan::Plan;
 
 /// A whole row.
 #[derive(Debug, Serialize)]

@@ -5,12 +5,12 @@
 
 use anyhow::Result;
 
-use crate::rows::Plan;
 use crate::rows::contest::Levels;
 use crate::rows::contest::Unit;
 use crate::rows::fio;
 use crate::rows::fio::Fio;
 use crate::rows::fio::Job;
+use crate::rows::plan::Plan;
 use crate::rows::report::Outcome;
 use crate::rows::store::READ;
 use crate::rows::store::Store;

@@ -14,7 +14,7 @@ use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 
-use crate::rows::Plan;
+use crate::rows::plan::Plan;
 
 /// mkfs.xfs refuses smaller ones.
 const SIZE_MIN: u64 = 320 << 20;
