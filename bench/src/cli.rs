@@ -16,6 +16,8 @@ use clap::ValueEnum;
 
 use crate::place::Lodging;
 use crate::place::Wish;
+use crate::rows::Part;
+use crate::rows::RowLine;
 use crate::workload::Wishes;
 use crate::workload::parse_bytes;
 use crate::workload::store_bytes;
@@ -35,6 +37,11 @@ pub enum Do {
     Run(Run),
     /// Measures foliant against raw, interleaved, with a 95 % interval of the ratio.
     Compare(Compare),
+    /// Measures one row of the table of targets, with its peers; `row list` lists them.
+    Row(RowLine),
+    /// Fills the cache once and tells what that cost; started by `row f`.
+    #[command(hide = true)]
+    RowPart(Part),
     /// Writes until killed; started by `run kill-reopen`.
     #[command(hide = true)]
     KillChild(Run),

@@ -114,7 +114,10 @@ fn note<T: Target>(blocks: &mut Vec<Block>, round: u64, sample: Sample) -> f64 {
 }
 
 /// The middle 95 % of medians of pairs drawn with replacement.
-fn interval(ratios: &[f64], seed: u64) -> (f64, f64) {
+///
+/// # Panics
+/// If there is no ratio.
+pub fn interval(ratios: &[f64], seed: u64) -> (f64, f64) {
     let mut random = Random::new(seed);
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {

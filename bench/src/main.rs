@@ -13,6 +13,7 @@ mod measure;
 mod place;
 mod progress;
 mod report;
+mod rows;
 mod run;
 mod sample;
 mod target;
@@ -57,6 +58,8 @@ fn main() -> ExitCode {
             Which::Raw => compare_with::<Raw>(&compare),
             Which::Buffered => compare_with::<Buffered>(&compare),
         },
+        Do::Row(line) => rows::run(&line),
+        Do::RowPart(line) => rows::part(&line),
         Do::KillChild(run) => match run.target {
             Which::Foliant => kill_child::<Foliant>(&run),
             Which::Raw => kill_child::<Raw>(&run),

@@ -64,13 +64,22 @@ pub fn cpu_seconds() -> Option<f64> {
     parse_cpu(&std::fs::read_to_string("/proc/self/stat").ok()?)
 }
 
-/// Fields 14 and 15 behind the name, which may itself hold spaces and brackets.
+/// The same with the programs that this one started and that have ended.
+pub fn cpu_seconds_with_children() -> Option<f64> {
+    parse_cpu_fields(&std::fs::read_to_string("/proc/self/stat").ok()?, 4)
+}
+
 fn parse_cpu(stat: &str) -> Option<f64> {
+    parse_cpu_fields(stat, 2)
+}
+
+/// Fields 14 on behind the name, which may itself hold spaces and brackets: user and system time,
+/// then those of children.
+fn parse_cpu_fields(stat: &str, count: usize) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: f64 = fields.next()?.parse().ok()?;
-    let system: f64 = fields.next()?.parse().ok()?;
-    Some((user + system) / TICKS_PER_SECOND)
+    let fields = fields.split_whitespace().skip(11).take(count);
+    let ticks: Vec<f64> = fields.map_while(|f| f.parse().ok()).collect();
+    (ticks.len() == count).then(|| ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 /// The most memory this process ever had resident, in bytes.
@@ -91,6 +100,8 @@ pub struct Load {
     pub average: f64,
     /// Seconds that the hypervisor took away, all processors together, since boot.
     pub steal_seconds: f64,
+    /// Seconds that all processes and the kernel worked, all processors together, since boot.
+    pub busy_seconds: f64,
 }
 
 /// The machine's load at this moment.
@@ -100,7 +111,8 @@ pub fn load() -> Load {
     let stat = std::fs::read_to_string("/proc/stat").ok();
     Load {
         average: average.unwrap_or(0.0),
-        steal_seconds: stat.and_then(|text| parse_steal(&text)).unwrap_or(0.0),
+        steal_seconds: stat.as_deref().and_then(parse_steal).unwrap_or(0.0),
+        busy_seconds: stat.as_deref().and_then(parse_busy).unwrap_or(0.0),
     }
 }
 
@@ -119,6 +131,16 @@ fn parse_steal(stat: &str) -> Option<f64> {
     let line = stat.lines().find_map(|l| l.strip_prefix("cpu "))?;
     let ticks: f64 = line.split_whitespace().nth(7)?.parse().ok()?;
     Some(ticks / TICKS_PER_SECOND)
+}
+
+/// All numbers of that line up to the seventh, but idle and waiting for a device.
+fn parse_busy(stat: &str) -> Option<f64> {
+    let line = stat.lines().find_map(|l| l.strip_prefix("cpu "))?;
+    let ticks: Vec<f64> = line.split_whitespace().take(7).map_while(|f| f.parse().ok()).collect();
+    let [user, nice, system, _, _, irq, softirq] = ticks[..] else {
+        return None;
+    };
+    Some((user + nice + system + irq + softirq) / TICKS_PER_SECOND)
 }
 
 /// The median; sorts in place.
@@ -143,6 +165,8 @@ mod tests {
     fn proc_files_are_read_in_the_right_columns() {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0";
         assert_eq!(parse_cpu(stat), Some(3.0));
+        assert_eq!(parse_cpu_fields(&stat.replace("50 0 0", "50 100 200"), 4), Some(6.0));
+        assert_eq!(parse_busy("cpu  100 2 3 400 500 6 89 800 9\n"), Some(2.0));
         assert_eq!(parse_peak("VmPeak: 9 kB\nVmHWM:\t     128 kB\n"), Some(128 * 1024));
         assert_eq!(parse_steal("cpu  1 2 3 4 5 6 7 800 9\ncpu0 1\n"), Some(8.0));
         assert_eq!(parse_peak("nothing"), None);

@@ -127,6 +127,11 @@ impl<T: Target> Session<T> {
         Ok(Self { target, ledger, place: place.clone(), shape: shape.clone() })
     }
 
+    /// A session over a target that is open and holds what `ledger` says.
+    pub fn over(target: T, ledger: Arc<Ledger>, place: &Place, shape: &Shape) -> Self {
+        Self { target, ledger, place: place.clone(), shape: shape.clone() }
+    }
+
     /// Runs the clients for about `time`. `stretch` gives each stretch its own random choices.
     pub async fn measure(&self, time: Duration, stretch: u64) -> Result<Sample> {
         let clients = self.shape.clients;

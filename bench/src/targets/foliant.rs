@@ -26,6 +26,18 @@ pub struct Foliant {
     counted: Arc<Counted>,
 }
 
+impl Foliant {
+    /// The one object, for loops that are too short for a harness around each operation.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// The engine, for its figures.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
 impl Target for Foliant {
     const NAME: &'static str = "foliant";
     const CACHES: bool = true;

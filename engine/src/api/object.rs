@@ -82,6 +82,16 @@ impl Object {
         self.open.core().read_by(&self.reader, offset, dst).await
     }
 
+    /// As [`Object::read_at`], but only from the cache and without a future: `None` as soon as
+    /// something is missing, so that the caller decides whether to wait for the device.
+    ///
+    /// Never waits and allocates nothing; the content of `dst` is unspecified after `None`. Errors:
+    /// `InvalidInput`, `Closed`.
+    pub fn try_read_at(&self, offset: u64, dst: &mut [u8]) -> Result<Option<usize>> {
+        self.check()?;
+        self.open.core().try_read_at(offset, dst)
+    }
+
     /// The bytes of `range`, as far as they lie below the size, without a copy where one folio holds
     /// them. They never change: a writer replaces the memory instead.
     ///

@@ -68,6 +68,28 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok((end - offset) as usize)
     }
 
+    /// As [`Mapped::read_at`], but only from the cache: `None` as soon as something is missing. Never
+    /// waits, allocates nothing; the content of `dst` is unspecified after `None`.
+    ///
+    /// Errors: `InvalidInput`.
+    pub fn try_read_at(&self, offset: u64, dst: &mut [u8]) -> Result<Option<usize>> {
+        let range = checked_range(offset, dst.len())?;
+        let end = range.end.min(self.provider.size()).max(offset);
+        let len = (end - offset) as usize;
+        let mut done = 0;
+        while done < len {
+            let copied = self.hit(offset + done as u64, &mut dst[done..len]);
+            if copied == 0 {
+                return Ok(None);
+            }
+            Counts::add(&self.counts.hits, 1);
+            done += copied;
+        }
+        // A truncate may have passed by: what it cut off was never ours to see.
+        let end = end.min(self.provider.size()).max(offset);
+        Ok(Some((end - offset) as usize))
+    }
+
     /// Copies what one folio holds from `at` on; 0 if its first block is not up to date.
     fn hit(&self, at: u64, dst: &mut [u8]) -> usize {
         if self.cache.read_hit(at, dst) {

@@ -1,0 +1,62 @@
+//! `try_read_at`: what the cache holds, without waiting; `None` where the device would be asked.
+
+#![allow(clippy::unwrap_used)] // In helpers of tests as in tests: a failed unwrap is the failed test.
+
+mod support;
+
+use foliant::ErrorKind;
+use foliant_device::sim::SimDisk;
+use foliant_device::sim::SimOptions;
+use support::BLOCK;
+use support::DEVICE_BLOCKS;
+
+#[test]
+fn a_direct_read_gives_what_is_cached_and_never_more_than_the_object_has() {
+    support::simulate(async {
+        let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions::default());
+        support::format(&disk).await;
+        let engine = support::open(&disk).await.unwrap();
+        let object = engine.create("one").await.unwrap();
+        let data: Vec<u8> = (0..3 * BLOCK + 100).map(|at| (at / 7) as u8 | 1).collect();
+        object.write_at(0, &data).await.unwrap();
+        let mut got = vec![0; data.len()];
+        for (offset, len) in [(0, data.len()), (BLOCK - 3, 2 * BLOCK), (data.len() - 1, 1)] {
+            let read = object.try_read_at(offset as u64, &mut got[..len]).unwrap();
+            assert_eq!(read, Some(len), "{len} bytes at {offset}");
+            assert_eq!(got[..len], data[offset..offset + len]);
+        }
+        let end = data.len() as u64;
+        assert_eq!(object.try_read_at(end - 10, &mut got).unwrap(), Some(10));
+        assert_eq!(object.try_read_at(end, &mut got).unwrap(), Some(0));
+        assert_eq!(object.try_read_at(end + 1, &mut got).unwrap(), Some(0));
+        let absurd = object.try_read_at(u64::MAX, &mut got).unwrap_err();
+        assert_eq!(absurd.kind(), ErrorKind::InvalidInput);
+        engine.close().await.unwrap();
+        let closed = object.try_read_at(0, &mut got).unwrap_err();
+        assert_eq!(closed.kind(), ErrorKind::Closed);
+    });
+}
+
+#[test]
+fn a_direct_read_of_something_missing_is_none_until_somebody_read_it() {
+    support::simulate(async {
+        let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions::default());
+        support::format(&disk).await;
+        let engine = support::open(&disk).await.unwrap();
+        let object = engine.create("one").await.unwrap();
+        object.write_at(0, &vec![7; 4 * BLOCK]).await.unwrap();
+        object.sync().await.unwrap();
+        engine.close().await.unwrap();
+        let engine = support::open(&disk).await.unwrap();
+        let object = engine.object("one").await.unwrap();
+        let mut got = vec![0; 4 * BLOCK];
+        let before = engine.stats();
+        assert_eq!(object.try_read_at(0, &mut got[..BLOCK]).unwrap(), None);
+        let after = engine.stats();
+        assert_eq!(before.device_bytes_read, after.device_bytes_read, "it asked the device");
+        object.read_at(0, &mut got).await.unwrap();
+        assert_eq!(object.try_read_at(0, &mut got).unwrap(), Some(4 * BLOCK));
+        assert!(got.iter().all(|&byte| byte == 7));
+        engine.close().await.unwrap();
+    });
+}
