@@ -163,7 +163,8 @@ impl Play {
         match (taken, why) {
             (Some((order, outcome)), _) => {
                 self.oracle = outcome;
-                order.iter().try_for_each(|op| self.follow(op))
+                order.iter().try_for_each(|op| self.follow_unseen(op))?;
+                order.iter().try_for_each(|op| self.look_beside(op))
             }
             (None, Some(cause)) => {
                 let what =

@@ -278,8 +278,21 @@ impl Play {
 
     /// Lets the plain files follow and compares them.
     pub(super) fn follow(&mut self, op: &Op) -> Result<(), Failure> {
-        let Some(beside) = &mut self.beside else { return Ok(()) };
-        beside.apply(op)?;
+        self.follow_unseen(op)?;
+        self.look_beside(op)
+    }
+
+    /// Lets the plain files follow.
+    pub(super) fn follow_unseen(&mut self, op: &Op) -> Result<(), Failure> {
+        match &mut self.beside {
+            Some(beside) => Ok(beside.apply(op)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares what `op` looks at in the plain files.
+    pub(super) fn look_beside(&self, op: &Op) -> Result<(), Failure> {
+        let Some(beside) = &self.beside else { return Ok(()) };
         match beside.compare(op, &self.oracle)? {
             Some(what) => Err(fail(Kind::Beside, what)),
             None => Ok(()),
