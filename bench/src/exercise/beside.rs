@@ -2,8 +2,8 @@
 //!
 //! Guarantees that files are removed when the value is dropped. What is compared: bytes and size
 //! after each read and verification, and after a sync where data must lie, as the file system tells
-//! it (`SEEK_DATA`, `SEEK_HOLE`). Does not
-//! judge the engine: it proves that the oracle means what a file means. Used by `play`.
+//! it (`SEEK_DATA`, `SEEK_HOLE`). Does not judge the engine: it proves that the oracle means what a
+//! file means. Used by `play`.
 
 use std::fs::File;
 use std::fs::OpenOptions;

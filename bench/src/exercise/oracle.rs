@@ -120,7 +120,7 @@ impl Model {
     }
 
     /// A transaction that reaches behind an end takes the block of that end along: the visible one,
-    /// and the recorded one, which may be any since the last sync.
+    /// and the recorded one, which may be any since the last sync, or that of another transaction.
     fn commit(&mut self, fills: &[&Fill]) {
         let reach = fills.iter().map(|f| f.span.end()).max().unwrap_or(0);
         let mut ends = self.ends.clone();
@@ -131,6 +131,8 @@ impl Model {
                 self.mark(block, block + 1, Stored::Unknown);
             }
         }
+        // It records its own end, which may lie below the visible one.
+        self.ends.push(reach);
         fills.iter().for_each(|fill| self.write(fill));
     }
 

@@ -199,7 +199,7 @@ async fn whole(plan: &Plan, ops: &[Op], at: &mut dyn FnMut(usize)) -> Result<(),
     finish(plan, &medium, play, free).await
 }
 
-/// Closes and opens. What was free at rest must be free afterwards: else a promise was left behind.
+/// Closes and opens.
 async fn reopen(plan: &Plan, medium: &Medium, play: &mut Play) -> Result<(), Failure> {
     play.hands.iter_mut().for_each(Vec::clear);
     play.engine.clone().close().await?;
