@@ -17,6 +17,8 @@ use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::pause::Canary;
+use crate::kit::canary::Canary::LeaveStoredEnd;
+use crate::kit::canary::is_broken;
 use crate::kit::range_lock::RangeGuard;
 use crate::units::BLOCK;
 use crate::units::FileBlocks;
@@ -35,7 +37,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Dropping the future leaves zeroes behind the end, which nobody sees.
     pub(super) async fn clear_old_end(&self, old: u64, start: u64) -> Result<()> {
         let range = behind_old_end(old, start);
-        if range.is_empty() || self.pauses.is_broken(Canary::LeaveOldEnd) {
+        let broken = self.pauses.is_broken(Canary::LeaveOldEnd) || is_broken(LeaveStoredEnd);
+        if range.is_empty() || broken {
             return Ok(());
         }
         self.zero_stored(range).await

@@ -20,6 +20,14 @@ pub enum Canary {
     LogOverUnloggedBytes,
     /// An object that grows by a transaction leaves the rest of its old last block as it lies there.
     LeaveOldEnd,
+    /// A truncate leaves the rest of its last block as it is in memory.
+    LeaveCutEnd,
+    /// An object that grows by a write or a truncate leaves the rest of its old last block as it is stored.
+    LeaveStoredEnd,
+    /// A punch leaves what is cached of its blocks.
+    KeepPunched,
+    /// A punch or a shrink does not give its blocks back.
+    LoseSpace,
     /// Replay takes groups of an earlier epoch for good.
     IgnoreEpoch,
 }

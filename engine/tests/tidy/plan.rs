@@ -76,7 +76,7 @@ pub const DEVICE_RIGHTS: &[(&str, &[&str])] = &[
 pub const CRATES: &[(&str, &[&str])] = &[
     ("device", &[]),
     ("engine", &["foliant_device"]),
-    ("bench", &["foliant", "foliant_device"]),
+    ("bench", &["foliant", "foliant_bench", "foliant_device"]),
     ("examples", &["foliant", "foliant_examples"]),
 ];
 

@@ -1,0 +1,392 @@
+//! Plays operations on an engine and compares every answer with the oracle.
+//!
+//! Guarantees that each operation is bounded in time, and that the first difference ends the play
+//! with its kind and a sentence. Does not make or remove the store, and does not catch panics: `run`
+//! does. Used by `run`; two operations at once are judged in `both`.
+
+use std::fmt;
+use std::time::Duration;
+
+use foliant::Engine;
+use foliant::ErrorKind;
+use foliant::ExtentInfo;
+use foliant::ExtentState;
+use foliant::Object;
+
+use super::beside::Beside;
+use super::op::End;
+use super::op::Fill;
+use super::op::Op;
+use super::op::Span;
+use super::oracle::BLOCK;
+use super::oracle::Model;
+use super::oracle::Oracle;
+use super::oracle::Stored;
+
+/// No operation may take longer, in the time of the runtime. The engine's own waits end before.
+const OP_WAIT: Duration = Duration::from_secs(200);
+/// Bytes read at once by a comparison of everything.
+const VERIFY_BYTES: u64 = 1 << 20;
+/// Pieces of the ballast, which are read to push other folios out.
+pub(super) const BALLAST_PIECES: u64 = 6;
+/// Bytes of one read: in a small, fragmented memory a large region is hard to find.
+const BALLAST_STEP: u64 = 64 << 10;
+/// So many of them are kept at once.
+const BALLAST_HELD: usize = 32;
+/// Bytes of one piece.
+pub(super) const BALLAST_PIECE_BYTES: u64 = 1 << 20;
+/// The name of the ballast.
+pub(super) const BALLAST: &str = "ballast";
+
+/// What kind of failure: shrinking keeps to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes are not what they must be.
+    Content,
+    /// The size is not what it must be.
+    Size,
+    /// Extents are out of order, missing, or where there must be none.
+    Places,
+    /// Something is dirty or promised at rest.
+    Balance,
+    /// Space did not come back.
+    Space,
+    /// A verb failed.
+    Error(ErrorKind),
+    /// Something panicked.
+    Panic,
+    /// An operation did not end.
+    Stuck,
+    /// The plain file is not what the oracle says.
+    Beside,
+    /// The exerciser itself could not go on.
+    Setup,
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The kind.
+    pub kind: Kind,
+    /// A sentence.
+    pub what: String,
+    /// The index of the operation.
+    pub at: usize,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operation {}: {:?}: {}", self.at, self.kind, self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<foliant::Error> for Failure {
+    fn from(cause: foliant::Error) -> Self {
+        fail(Kind::Error(cause.kind()), cause.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(cause: std::io::Error) -> Self {
+        fail(Kind::Beside, format!("the plain file: {cause}"))
+    }
+}
+
+/// A failure; the caller of the play knows the operation.
+pub(super) fn fail(kind: Kind, what: impl Into<String>) -> Failure {
+    Failure { kind, what: what.into(), at: 0 }
+}
+
+/// What an operation gave back.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Nothing.
+    Done,
+    /// The bytes that were read.
+    Bytes(Vec<u8>),
+    /// What a transaction saw through its own writes.
+    Own(Vec<(Span, Vec<u8>)>),
+    /// Extents of an object.
+    Extents(Vec<ExtentInfo>),
+}
+
+/// Calls the engine. Operations on the whole engine are not for here.
+pub(super) async fn act(engine: Engine, objects: Vec<Object>, op: Op) -> foliant::Result<Answer> {
+    match op {
+        Op::Read(span) => {
+            let mut bytes = vec![0xEE; span.len as usize];
+            let read = objects[span.object].read_at(span.at, &mut bytes).await?;
+            bytes.truncate(read);
+            return Ok(Answer::Bytes(bytes));
+        }
+        Op::Share(span) => {
+            let bytes = objects[span.object].read(span.at..span.end()).await?;
+            return Ok(Answer::Bytes(bytes.to_vec()));
+        }
+        Op::Write(fill) => {
+            objects[fill.span.object].write_at(fill.span.at, &fill.bytes()).await?;
+        }
+        Op::Punch(span) => objects[span.object].punch(span.at..span.end()).await?,
+        Op::Zero(span) => objects[span.object].zero(span.at..span.end()).await?,
+        Op::Allocate(span) => objects[span.object].preallocate(span.at..span.end()).await?,
+        Op::Truncate(object, size) => objects[object].truncate(size).await?,
+        Op::Sync(object) => objects[object].sync().await?,
+        Op::SyncAll => engine.sync().await?,
+        Op::Extents(object) => {
+            let found = objects[object].extents(0..i64::MAX as u64, usize::MAX).await?;
+            return Ok(Answer::Extents(found));
+        }
+        Op::Commit(end, fills) => return commit(&engine, &objects, end, &fills).await,
+        Op::Recreate(_) | Op::Evict | Op::Reopen | Op::Verify | Op::Both(..) => {
+            unreachable!("{op} concerns the whole engine")
+        }
+    }
+    Ok(Answer::Done)
+}
+
+async fn commit(
+    engine: &Engine,
+    objects: &[Object],
+    end: End,
+    fills: &[Fill],
+) -> foliant::Result<Answer> {
+    let mut transaction = engine.transaction();
+    for fill in fills {
+        let object = &objects[fill.span.object];
+        transaction.write_at(object, fill.span.at, &fill.bytes())?;
+    }
+    let mut seen = Vec::new();
+    for fill in fills {
+        let at = fill.span.at.saturating_sub(10);
+        let span = Span { at, len: fill.span.end() - at + 10, ..fill.span };
+        let mut bytes = vec![0xEE; span.len as usize];
+        let read = transaction.read_at(&objects[span.object], at, &mut bytes).await?;
+        bytes.truncate(read);
+        seen.push((span, bytes));
+    }
+    match end {
+        End::Dropped => drop(transaction),
+        End::Seen => drop(transaction.commit().await?),
+        End::Durable => transaction.commit().await?.durable().await?,
+    }
+    Ok(Answer::Own(seen))
+}
+
+/// A sentence about the first byte that differs.
+pub(super) fn compare(span: &Span, found: &[u8], want: &[u8]) -> Result<(), Failure> {
+    if found == want {
+        return Ok(());
+    }
+    if found.len() != want.len() {
+        let what = format!("a read of {span} gave {} bytes, not {}", found.len(), want.len());
+        return Err(fail(Kind::Size, what));
+    }
+    let differ = found.iter().zip(want).filter(|(a, b)| a != b).count();
+    let first = found.iter().zip(want).position(|(a, b)| a != b).unwrap_or(0);
+    let what = format!(
+        "object {} differs at byte {} (block {}, {} into it): {:#04x} instead of {:#04x}; {differ} bytes of {span}",
+        span.object,
+        span.at + first as u64,
+        (span.at + first as u64) / BLOCK,
+        (span.at + first as u64) % BLOCK,
+        found[first],
+        want[first],
+    );
+    Err(fail(Kind::Content, what))
+}
+
+/// An open engine with its handles, and what they must show.
+pub(super) struct Play {
+    pub(super) engine: Engine,
+    /// Two handles of each object.
+    pub(super) hands: [Vec<Object>; 2],
+    pub(super) oracle: Oracle,
+    pub(super) beside: Option<Beside>,
+    /// Whether two at once are two tasks.
+    pub(super) spawn: bool,
+}
+
+/// The name of an object.
+pub(super) fn name(object: usize) -> String {
+    format!("exercised-{object}")
+}
+
+impl Play {
+    /// Opens the handles of all objects. Errors: as the engine's.
+    pub(super) async fn take_hands(&mut self) -> Result<(), Failure> {
+        for hand in 0..2 {
+            self.hands[hand].clear();
+            for at in 0..self.oracle.count() {
+                self.hands[hand].push(self.engine.object(name(at)).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plays one operation. `Reopen` is the caller's.
+    pub(super) async fn step(&mut self, op: &Op) -> Result<(), Failure> {
+        match tokio::time::timeout(OP_WAIT, self.step_unbounded(op)).await {
+            Ok(done) => done,
+            Err(_) => Err(fail(Kind::Stuck, format!("{op} did not end within {OP_WAIT:?}"))),
+        }
+    }
+
+    async fn step_unbounded(&mut self, op: &Op) -> Result<(), Failure> {
+        match op {
+            Op::Both(a, b) => return self.both(a, b).await,
+            Op::Verify => self.verify().await?,
+            Op::Evict => self.evict().await?,
+            Op::Recreate(object) => {
+                self.engine.remove(name(*object)).await?;
+                self.engine.create(name(*object)).await?;
+                self.take_hands().await?;
+                self.oracle.apply(op);
+            }
+            Op::Reopen => unreachable!("the caller reopens"),
+            _ => self.simple(op).await?,
+        }
+        self.follow(op)
+    }
+
+    async fn simple(&mut self, op: &Op) -> Result<(), Failure> {
+        let answer = act(self.engine.clone(), self.hands[0].clone(), op.clone()).await?;
+        match (op, answer) {
+            (Op::Read(span) | Op::Share(span), Answer::Bytes(bytes)) => {
+                compare(span, &bytes, self.oracle.object(span.object).read(span))?;
+            }
+            (Op::Commit(_, fills), Answer::Own(seen)) => {
+                let inside = self.oracle.after(&Op::Commit(End::Seen, fills.clone()));
+                for (span, bytes) in seen {
+                    compare(&span, &bytes, inside.object(span.object).read(&span))?;
+                }
+            }
+            (Op::Extents(object), Answer::Extents(extents)) => {
+                judge_extents(&extents, self.oracle.object(*object))?;
+            }
+            _ => {}
+        }
+        self.oracle.apply(op);
+        self.check_sizes()?;
+        match op {
+            Op::Sync(object) => self.check_places(*object).await,
+            Op::SyncAll => self.check_rest(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the plain files follow and compares them.
+    pub(super) fn follow(&mut self, op: &Op) -> Result<(), Failure> {
+        self.follow_unseen(op)?;
+        self.look_beside(op)
+    }
+
+    /// Lets the plain files follow.
+    pub(super) fn follow_unseen(&mut self, op: &Op) -> Result<(), Failure> {
+        match &mut self.beside {
+            Some(beside) => Ok(beside.apply(op)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares what `op` looks at in the plain files.
+    pub(super) fn look_beside(&self, op: &Op) -> Result<(), Failure> {
+        let Some(beside) = &self.beside else { return Ok(()) };
+        match beside.compare(op, &self.oracle)? {
+            Some(what) => Err(fail(Kind::Beside, what)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn check_sizes(&self) -> Result<(), Failure> {
+        for (at, object) in self.hands[0].iter().enumerate() {
+            let (found, want) = (object.size(), self.oracle.object(at).bytes.len() as u64);
+            if found != want || self.hands[1][at].size() != want {
+                let what = format!("object {at} has {found} bytes, not {want}");
+                return Err(fail(Kind::Size, what));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_places(&self, object: usize) -> Result<(), Failure> {
+        let extents = self.hands[1][object].extents(0..i64::MAX as u64, usize::MAX).await?;
+        judge_extents(&extents, self.oracle.object(object))
+    }
+
+    fn check_rest(&self) -> Result<(), Failure> {
+        let dirty = self.engine.stats().dirty_bytes;
+        if dirty > 0 {
+            return Err(fail(
+                Kind::Balance,
+                format!("{dirty} bytes are dirty after a sync of all"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Compares every byte, size and place.
+    async fn verify(&self) -> Result<(), Failure> {
+        self.check_sizes()?;
+        for at in 0..self.oracle.count() {
+            let model = self.oracle.object(at);
+            let mut start = 0;
+            while start <= model.bytes.len() as u64 {
+                let span = Span { object: at, at: start, len: VERIFY_BYTES };
+                let mut bytes = vec![0xEE; span.len as usize];
+                let read = self.hands[1][at].read_at(start, &mut bytes).await?;
+                compare(&span, &bytes[..read], model.read(&span))?;
+                start += VERIFY_BYTES;
+            }
+            self.check_places(at).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads more than the cache can keep, and holds some of it meanwhile.
+    async fn evict(&self) -> Result<(), Failure> {
+        let ballast = self.engine.object(BALLAST).await?;
+        let mut held = std::collections::VecDeque::new();
+        for at in (0..BALLAST_PIECES * BALLAST_PIECE_BYTES).step_by(BALLAST_STEP as usize) {
+            if held.len() == BALLAST_HELD {
+                held.pop_front();
+            }
+            held.push_back(ballast.read(at..at + BALLAST_STEP).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Extents ascend, do not overlap, and lie where the model says.
+fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(), Failure> {
+    let mut end = 0;
+    let mut marks = vec![None; model.blocks() as usize];
+    for extent in extents {
+        let range = &extent.range;
+        let aligned = range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK);
+        if range.start < end || range.is_empty() || !aligned {
+            return Err(fail(Kind::Places, format!("extent {range:?} behind byte {end}")));
+        }
+        end = range.end;
+        for block in range.start / BLOCK..range.end / BLOCK {
+            if model.stored(block) == Stored::Hole {
+                let what = format!("block {block} is stored, and it must be a hole: {extent:?}");
+                return Err(fail(Kind::Places, what));
+            }
+            marks[block as usize] = Some(extent.state);
+        }
+    }
+    for block in (0..model.blocks()).filter(|_| model.synced) {
+        let mark = marks[block as usize];
+        let bad = match model.stored(block) {
+            Stored::Yes if mark.is_none() => "must be stored, and is not",
+            _ if mark != Some(ExtentState::Mapped) && model.has_data(block) => {
+                "holds data, and is not mapped"
+            }
+            _ => continue,
+        };
+        return Err(fail(Kind::Places, format!("block {block} {bad}")));
+    }
+    Ok(())
+}
