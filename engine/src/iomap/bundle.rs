@@ -18,6 +18,7 @@ use crate::iomap::pause::Canary;
 use crate::iomap::pause::Pauses;
 use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeLock;
+use crate::kit::sync::AsyncMutex;
 use crate::kit::sync::Mutex;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
@@ -55,7 +56,7 @@ pub struct Mapped<P, T> {
     pub(super) ahead: Mutex<ReadAhead>,
     /// One batch of an object is on its way at a time, so that "dirty outside this batch" has a
     /// meaning while its durable size is decided. Held across device writes, so an async mutex.
-    pub(super) writeback: tokio::sync::Mutex<()>,
+    pub(super) writeback: AsyncMutex<()>,
     pub(super) counts: Counts,
     pub(super) pauses: Pauses,
 }
@@ -129,7 +130,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             memory: parts.memory,
             dirty: parts.dirty,
             ahead: Mutex::default(),
-            writeback: tokio::sync::Mutex::new(()),
+            writeback: AsyncMutex::new(()),
             counts: Counts::default(),
             pauses: Pauses::default(),
         }

@@ -29,6 +29,9 @@ use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::run::DeviceWrite;
 use crate::iomap::run::plan;
+use crate::kit::fault::Fault;
+use crate::kit::fault::has_fault;
+use crate::kit::sync::AsyncMutexGuard;
 use crate::limits::WRITEBACK_BATCH_BLOCKS;
 use crate::limits::WRITEBACK_WRITES_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -47,7 +50,7 @@ impl<P: MappingProvider> Batch<'_, P> {
             merged += folio.end_writeback(within(folio.index(), blocks), ok);
         }
         // A block that was dirtied again while it was under way held two promises.
-        if merged > 0 {
+        if merged > 0 && !has_fault(Fault::KeepDoubledPromises) {
             self.provider.forget_dirty(merged);
         }
     }
@@ -55,6 +58,9 @@ impl<P: MappingProvider> Batch<'_, P> {
 
 impl<P: MappingProvider> Drop for Batch<'_, P> {
     fn drop(&mut self) {
+        if has_fault(Fault::AbandonBatch) {
+            return;
+        }
         self.end(false);
     }
 }
@@ -230,7 +236,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 }
 
 /// The proof that no writeback of an object is on its way.
-pub struct StillWriteback<'a>(#[allow(dead_code)] tokio::sync::MutexGuard<'a, ()>);
+pub struct StillWriteback<'a>(#[allow(dead_code)] AsyncMutexGuard<'a, ()>);
 
 /// What one batch wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
