@@ -89,7 +89,7 @@ async fn write_all(stage: &Stage) {
 
 #[test]
 fn dropped_operations_leave_nothing_behind() {
-    explore("dropped", 5000, all_are_dropped);
+    explore("dropped", 10_000, all_are_dropped);
 }
 
 #[test]

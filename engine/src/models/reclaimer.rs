@@ -174,13 +174,13 @@ fn logged_write_beside_reclaim(order: Order) -> impl Model {
 
 #[test]
 fn what_is_written_survives_reclaim() {
-    explore("reclaim/write", 5000, write_beside_reclaim);
-    explore("reclaim/bare", 4000, bare_write_beside_reclaim(Order::MarkThenUnlock));
+    explore("reclaim/write", 10_000, write_beside_reclaim);
+    explore("reclaim/bare", 8_000, bare_write_beside_reclaim(Order::MarkThenUnlock));
 }
 
 #[test]
 fn what_is_logged_survives_reclaim() {
-    explore("reclaim/logged", 5000, logged_write_beside_reclaim(Order::MarkThenUnlock));
+    explore("reclaim/logged", 10_000, logged_write_beside_reclaim(Order::MarkThenUnlock));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn pins_beside_a_writer() {
 
 #[test]
 fn pinned_bytes_never_change() {
-    explore("pins", 5000, pins_beside_a_writer);
+    explore("pins", 10_000, pins_beside_a_writer);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn a_block_moves(canary: Option<Canary>) -> impl Model {
 
 #[test]
 fn a_mapping_that_changed_is_made_again() {
-    explore("stale", 5000, a_block_moves(None));
+    explore("stale", 10_000, a_block_moves(None));
 }
 
 #[test]

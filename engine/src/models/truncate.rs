@@ -115,12 +115,12 @@ fn expect_stored(stage: &Stage, times: usize) {
 
 #[test]
 fn nobody_sees_what_a_cut_took_away() {
-    explore("cut", 5000, cut_beside_all(true));
+    explore("cut", 10_000, cut_beside_all(true));
 }
 
 #[test]
 fn the_durable_size_is_not_ahead_of_the_bytes() {
-    explore("durable size", 5000, settle_beside_writers(None));
+    explore("durable size", 10_000, settle_beside_writers(None));
 }
 
 #[test]

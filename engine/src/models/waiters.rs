@@ -136,17 +136,17 @@ fn memory() {
 
 #[test]
 fn a_range_that_is_free_is_given_to_who_waits() {
-    explore("ranges", 8000, ranges);
+    explore("ranges", 16_000, ranges);
 }
 
 #[test]
 fn room_to_dirty_blocks_is_given_to_who_waits() {
-    explore("room to dirty", 8000, room_to_dirty);
+    explore("room to dirty", 16_000, room_to_dirty);
 }
 
 #[test]
 fn memory_that_is_freed_is_given_to_who_waits() {
-    explore("memory", 8000, memory);
+    explore("memory", 16_000, memory);
 }
 
 #[test]

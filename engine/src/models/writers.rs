@@ -61,12 +61,12 @@ fn beside_failing_batches() {
 
 #[test]
 fn both_writers_survive_beside_writeback() {
-    explore("writers", 5000, beside_batches);
+    explore("writers", 10_000, beside_batches);
 }
 
 #[test]
 fn both_writers_survive_beside_batches_that_fail() {
-    explore("writers/failing", 5000, beside_failing_batches);
+    explore("writers/failing", 10_000, beside_failing_batches);
 }
 
 #[test]
