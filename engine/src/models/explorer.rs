@@ -93,10 +93,7 @@ pub fn expect_caught(name: &str, schedules: usize, fault: Option<Fault>, model: 
 }
 
 /// Starts a task of the model.
-pub fn start<T: 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T>
-where
-    T: Send,
-{
+pub fn start<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     shuttle::future::spawn(task)
 }
 
