@@ -33,6 +33,9 @@ mod journal;
 mod kit;
 pub mod limits;
 mod meta;
+#[cfg(test)]
+#[cfg(feature = "model")]
+mod models;
 mod namespace;
 mod object;
 mod reclaim;

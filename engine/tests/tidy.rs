@@ -96,6 +96,11 @@ fn tasks_waits_and_chance_stay_in_their_rooms() {
 }
 
 #[test]
+fn the_data_wing_names_its_primitives_in_one_place() {
+    holds(rules::primitives(&sources()));
+}
+
+#[test]
 fn files_and_functions_are_small_and_say_what_they_are() {
     let all = sources();
     println!("{}", house::table(&all));

@@ -21,6 +21,8 @@ use super::state::FolioState;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::fault::Fault;
+use crate::kit::fault::has_fault;
 use crate::kit::sync::Notify;
 use crate::kit::sync::RwLock;
 use crate::kit::sync::Semaphore;
@@ -172,7 +174,8 @@ impl Folio {
     /// to change them. The bytes never change; a writer replaces the folio's memory instead.
     pub fn share(&self, range: Range<usize>) -> Option<Segment> {
         let content = self.content.read();
-        if content.frozen || !content.is_readable(&range) {
+        let frozen = content.frozen && !has_fault(Fault::ShareFrozen);
+        if frozen || !content.is_readable(&range) {
             return None;
         }
         let segment = content.memory.as_ref()?.segment(range.clone());

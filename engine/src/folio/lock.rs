@@ -18,6 +18,8 @@ use super::folio::Folio;
 use super::index::Tag;
 use super::state::BlockSet;
 use crate::error::Result;
+use crate::kit::fault::Fault;
+use crate::kit::fault::has_fault;
 use crate::kit::sync::atomic::Ordering;
 use crate::units::BLOCK_BYTES;
 use crate::units::Lsn;
@@ -74,7 +76,9 @@ impl Content {
         assert_eq!(fresh.order(), order, "a spare of another order");
         let bytes = fresh.get_mut().expect("a spare buffer is not shared");
         match &self.memory {
-            Some(old) if keep => bytes.copy_from_slice(old),
+            Some(old) if keep && !has_fault(Fault::ReplaceWithoutBytes) => {
+                bytes.copy_from_slice(old)
+            }
             _ => {}
         }
         self.memory = Some(fresh);

@@ -186,12 +186,12 @@ impl MockProvider {
 
     /// Moves a stored block to a fresh place on the device, bytes and all.
     pub fn relocate(&self, block: u64, transport: &TestTransport) {
-        let old = self.stored(block).expect("only what is stored can move");
-        let at = self.place(block, false);
-        transport.copy(old.at, at);
         let mut state = self.state.lock();
-        let moved = Stored { at, ..old };
-        state.stored.insert(block, moved);
+        let old = state.stored.get(&block).copied().expect("only what is stored can move");
+        let at = state.free.pop().expect("the mock device is large enough");
+        transport.copy(old.at, at);
+        // In one step, bytes first: no mapping may name a place that does not hold them yet.
+        state.set(block, Some(Stored { at, ..old }));
     }
 
     /// Forgets what is stored in `blocks` (truncate, punch).

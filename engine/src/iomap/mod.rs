@@ -40,8 +40,8 @@ pub mod writeback;
 pub mod zero;
 
 #[cfg(test)]
-mod mock;
+pub mod mock;
 #[cfg(test)]
-mod testkit;
+pub mod testkit;
 #[cfg(test)]
 mod tests;

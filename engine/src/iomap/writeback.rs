@@ -33,7 +33,10 @@ use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::run::DeviceWrite;
 use crate::iomap::run::plan;
+use crate::kit::fault::Fault;
+use crate::kit::fault::has_fault;
 use crate::kit::memory::Purpose;
+use crate::kit::sync::AsyncMutex;
 use crate::kit::sync::SemaphorePermit;
 use crate::kit::sync::atomic::AtomicBool;
 use crate::kit::sync::atomic::Ordering;
@@ -61,7 +64,7 @@ impl<P: MappingProvider> Batch<'_, P> {
             merged += folio.end_writeback(within(folio.index(), blocks), ok);
         }
         // A block that was dirtied again while it was under way held two promises.
-        if merged > 0 {
+        if merged > 0 && !has_fault(Fault::KeepDoubledPromises) {
             self.provider.forget_dirty(merged);
         }
     }
@@ -69,6 +72,9 @@ impl<P: MappingProvider> Batch<'_, P> {
 
 impl<P: MappingProvider> Drop for Batch<'_, P> {
     fn drop(&mut self) {
+        if has_fault(Fault::AbandonBatch) {
+            return;
+        }
         self.end(false);
     }
 }
@@ -107,7 +113,7 @@ struct Collected<'a, P: MappingProvider> {
 struct Pass {
     end: u64,
     /// The first block that no lane has collected. Held while one collects, so an async mutex.
-    next: tokio::sync::Mutex<u64>,
+    next: AsyncMutex<u64>,
     failed: AtomicBool,
 }
 
@@ -135,7 +141,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     async fn write_pass(&self, blocks: FileBlocks) -> Result<u64> {
-        let next = tokio::sync::Mutex::new(blocks.start);
+        let next = AsyncMutex::new(blocks.start);
         let pass = Pass { end: blocks.end, next, failed: AtomicBool::new(false) };
         let lanes = (0..WRITEBACK_BATCHES).map(|_| self.write_lane(&pass));
         let mut written = Ok(0);

@@ -17,10 +17,14 @@ use foliant_device::Buffer;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::fault::Fault;
+use crate::kit::fault::has_fault;
+use crate::kit::sync::AsyncMutex;
 use crate::kit::sync::Mutex;
 use crate::kit::sync::Notify;
 use crate::kit::sync::atomic::AtomicUsize;
 use crate::kit::sync::atomic::Ordering;
+use crate::kit::sync::sleep;
 use crate::kit::sync::timeout;
 use crate::limits::MEMORY_BYTES_MIN;
 use crate::limits::MEMORY_WAIT;
@@ -83,7 +87,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Queue {
-    turn: tokio::sync::Mutex<()>,
+    turn: AsyncMutex<()>,
     waiting: AtomicUsize,
 }
 
@@ -116,10 +120,14 @@ impl Memory {
         }
         let bytes = usize::try_from(budget_bytes / 16 * 15)
             .map_err(|_| Error::invalid("the memory budget exceeds the address space"))?;
-        let arena = Arena::new(bytes)?;
+        Ok(Self::over(Arena::new(bytes)?))
+    }
+
+    /// A budget over an arena of any size; [`Memory::new`] is the way to one that an engine can use.
+    pub fn over(arena: Arena) -> Self {
         let capacity = arena.capacity_blocks();
         let reserve_blocks = (capacity / 16).min(4096);
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 arena,
                 reserve_blocks,
@@ -131,7 +139,7 @@ impl Memory {
                 passed_on: Notify::new(),
                 bell: Notify::new(),
             }),
-        })
+        }
     }
 
     /// The arena, for registration with a device.
@@ -268,6 +276,9 @@ impl Memory {
             let got = self
                 .take(order, purpose)
                 .or_else(|| self.reclaim_and_take(order, purpose, RECLAIM_ROUNDS));
+            if has_fault(Fault::ListenLate) {
+                told.set(self.inner.passed_on.notified());
+            }
             if let Some(buffer) = got {
                 // What was freed may be more than was taken: let the next head look, too.
                 self.inner.passed_on.notify_waiters();
@@ -277,7 +288,7 @@ impl Memory {
                 biased;
                 () = freed => self.inner.passed_on.notify_waiters(),
                 () = told => {}
-                () = tokio::time::sleep(RETRY) => {}
+                () = sleep(RETRY) => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 pub mod bitset;
 pub mod canary;
 pub mod checksum;
+pub mod fault;
 pub mod memory;
 pub mod poison;
 pub mod range_lock;

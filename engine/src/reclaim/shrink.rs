@@ -24,7 +24,7 @@ use crate::kit::sync::atomic::Ordering;
 /// goes.
 const SCAN_PER_BLOCK: usize = 8;
 /// The least that one call may look at (about 0.1 ms).
-const SCAN_MIN: usize = 1024;
+const SCAN_MIN: usize = if cfg!(feature = "model") { 4 } else { 1024 };
 
 /// What reclaim did since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

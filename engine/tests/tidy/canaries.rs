@@ -154,6 +154,19 @@ fn waiting_and_chance_are_caught() {
 }
 
 #[test]
+fn a_primitive_that_the_models_cannot_see_is_caught() {
+    for word in ["parking_lot::Mutex", "std::sync::atomic::AtomicU64", "tokio::sync::Notify"] {
+        let text = format!("use {word};\n");
+        fires(rules::primitives(&[engine("folio/lock.rs", &text)]), "around `kit::sync`");
+        silent(rules::primitives(&[engine("kit/sync.rs", &text)]));
+        silent(rules::primitives(&[engine("journal/ring.rs", &text)]));
+    }
+    let inline = "struct Queue {\n    turn: tokio::sync::Mutex<()>,\n}\n";
+    fires(rules::primitives(&[engine("kit/memory.rs", inline)]), "memory.rs:2");
+    silent(rules::primitives(&[engine("iomap/read.rs", "use crate::kit::sync::Mutex;\n")]));
+}
+
+#[test]
 fn banned_words_are_caught_in_code_and_not_in_text() {
     for word in ["dbg!(1)", "x.unwrap()", "std::thread::sleep(d)", "todo!()", "unimplemented!()"] {
         let text = format!("fn f() {{\n    {word};\n}}\n");

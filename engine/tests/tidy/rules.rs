@@ -148,6 +148,17 @@ pub fn chance(all: &[File]) -> Breaches {
         .collect()
 }
 
+/// The data wing names its primitives in one place.
+pub fn primitives(all: &[File]) -> Breaches {
+    let bound = |f: &&File| {
+        let name = f.name();
+        let excused = plan::RAW_SYNC_PLACES.iter().any(|row| name.starts_with(row.0));
+        !excused && plan::THROUGH_SYNC.iter().any(|p| name.starts_with(p))
+    };
+    let files = all.iter().filter(bound);
+    files.flat_map(|f| words(f, plan::RAW_SYNC, "goes around `kit::sync`")).collect()
+}
+
 fn words(file: &File, banned: &[&str], what: &str) -> Breaches {
     let mut found = Breaches::new();
     for (line, text) in file.plain() {
