@@ -44,6 +44,8 @@ pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
 pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 8;
 /// Largest read that hands out shared memory: the largest piece of memory there is.
 pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
+/// Largest buffer for direct I/O: the largest piece of memory there is. One batch of writeback.
+pub const DIRECT_BUFFER_BYTES_MAX: usize = 512 * BLOCK as usize;
 /// Largest read-ahead window in blocks (1 MiB).
 pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
 /// Pieces of one read miss, each with its own place on the device, in flight at once.
@@ -65,4 +67,5 @@ const _: () = assert!(GROUP_BLOCKS.div_ceil(8) + 64 <= BLOCK);
 const _: () = assert!(CHECKSUMS_PER_BLOCK * 4 + 24 <= BLOCK);
 const _: () = assert!(TREE_KEY_BYTES_MAX > NAME_BYTES_MAX);
 const _: () = assert!(3 * (TREE_KEY_BYTES_MAX + TREE_VALUE_BYTES_MAX + 16) < BLOCK as usize);
+const _: () = assert!(DIRECT_BUFFER_BYTES_MAX as u64 <= WRITEBACK_BATCH_BLOCKS * BLOCK);
 const _: () = assert!(JOURNAL_BYTES_MIN.is_multiple_of(BLOCK));
