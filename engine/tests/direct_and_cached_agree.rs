@@ -6,11 +6,17 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
+use foliant_device::error::DeviceErrorKind;
+use foliant_device::error::Operation;
+use foliant_device::sim::FaultRule;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
@@ -355,6 +361,130 @@ fn a_full_volume_refuses_and_loses_nothing_and_gives_everything_back() {
         assert!(free.windows(2).all(|pair| pair[0] == pair[1]), "space leaks: {free:?}");
         engine.close().await.unwrap();
     });
+}
+
+#[test]
+fn a_device_that_fails_a_write_leaves_the_old_bytes_and_the_object_can_be_written_again() {
+    for kind in [DeviceErrorKind::Io, DeviceErrorKind::Unsupported] {
+        support::simulate(async {
+            let disk = SimDisk::new(support::DEVICE_BLOCKS, SimOptions::default());
+            support::format(&disk).await;
+            let engine = support::open(&disk).await.unwrap();
+            let object = engine.create("object").await.unwrap();
+            let old = support::bytes(&mut Rng::new(1), 40 * BLOCK);
+            object.write_at(0, &old).await.unwrap();
+            object.sync().await.unwrap();
+            let free = engine.stats().free_bytes;
+            object.preallocate(40 * BLOCK as u64..44 * BLOCK as u64).await.unwrap();
+            let data = 32 + support::JOURNAL_BYTES / BLOCK as u64..disk.blocks();
+            disk.inject(FaultRule::fail(kind).on(Operation::Write).blocks(data));
+            let failed = write(&engine, &object, 0, 0, &[9; 44 * BLOCK]).await.unwrap_err();
+            assert_eq!(failed.kind(), ErrorKind::Device, "{failed}");
+            assert!(read(&engine, &object, 0, 0, 44 * BLOCK).await == old);
+            assert_eq!(engine.stats().free_bytes, free - 4 * BLOCK as u64, "room is lost");
+            object.sync().await.expect("nothing that was accepted is lost");
+            write(&engine, &object, BLOCK as u64, 0, &[9; 43 * BLOCK]).await.unwrap();
+            object.sync().await.unwrap();
+            engine.close().await.unwrap();
+            let engine = support::open(&disk).await.unwrap();
+            let object = engine.object("object").await.unwrap();
+            let found = read(&engine, &object, 0, 0, 50 * BLOCK).await;
+            assert!(found[..BLOCK] == old[..BLOCK] && found[BLOCK..] == [9; 43 * BLOCK]);
+            engine.close().await.unwrap();
+        });
+    }
+}
+
+/// Blocks of each writer; folios are larger, so that writers are neighbours in them.
+const OWN: usize = 6;
+const WRITERS: usize = 4;
+
+/// Each block holds how often it was written, over and over; the newest count that was acknowledged.
+type Acknowledged = Arc<Vec<AtomicU32>>;
+
+fn stamp(image: &mut [u8], count: u32) {
+    image.chunks_mut(4).for_each(|four| four.copy_from_slice(&count.to_le_bytes()));
+}
+
+/// Writes runs of its own blocks, with growing counts, in either way.
+async fn write_counts(engine: Engine, object: Object, which: usize, done: Acknowledged) {
+    let mut rng = Rng::new(which as u64);
+    for count in 1..150 {
+        let start = rng.below(OWN as u64) as usize;
+        let len = 1 + rng.below((OWN - start) as u64) as usize;
+        let first = which * OWN + start;
+        let at = (first * BLOCK) as u64;
+        let mut buffer = engine.direct_buffer(len * BLOCK).await.unwrap();
+        stamp(&mut buffer, count);
+        match rng.below(5) {
+            0 | 1 => object.write_at(at, &buffer).await.unwrap(),
+            _ => object.write_direct(at, buffer, 0..len * BLOCK).await.1.unwrap(),
+        }
+        done[first..first + len].iter().for_each(|block| block.store(count, Ordering::SeqCst));
+        if rng.below(8) == 0 {
+            object.sync().await.unwrap();
+        }
+    }
+}
+
+/// Reads anywhere in either way: whole blocks, and never older than what was acknowledged before.
+async fn read_counts(engine: Engine, object: Object, seed: u64, done: Acknowledged) {
+    let mut rng = Rng::new(seed);
+    for _ in 0..400 {
+        let first = rng.below((WRITERS * OWN) as u64) as usize;
+        let len = 1 + rng.below((WRITERS * OWN - first) as u64) as usize;
+        let before: Vec<u32> =
+            done[first..first + len].iter().map(|block| block.load(Ordering::SeqCst)).collect();
+        let at = (first * BLOCK) as u64;
+        let mut buffer = engine.direct_buffer(len * BLOCK).await.unwrap();
+        let direct = rng.below(2) == 0;
+        if direct {
+            let (filled, result) = object.read_direct(at, buffer, 0..len * BLOCK).await;
+            result.unwrap();
+            buffer = filled;
+        } else {
+            object.read_at(at, &mut buffer[..len * BLOCK]).await.unwrap();
+        }
+        for (block, (image, before)) in buffer.chunks(BLOCK).zip(before).enumerate() {
+            let count = u32::from_le_bytes(image[..4].try_into().unwrap());
+            let place = format!("block {}, direct: {direct}", first + block);
+            assert!(image.chunks(4).all(|four| *four == image[..4]), "torn, {place}");
+            assert!(count >= before, "count {count} behind {before}, {place}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_beside_writers_see_whole_blocks_and_never_older_ones() {
+    let scratch = Scratch::store("counts").await;
+    for visit in 0..4 {
+        let engine = scratch.open(visit % 2 == 1).await;
+        let object = engine.create(format!("object-{visit}")).await.unwrap();
+        object.write_at(0, &[0; WRITERS * OWN * BLOCK]).await.unwrap();
+        let done: Acknowledged = Arc::new((0..WRITERS * OWN).map(|_| AtomicU32::new(0)).collect());
+        let mut tasks = Vec::new();
+        for which in 0..WRITERS {
+            let (engine, object, done) = (engine.clone(), object.clone(), done.clone());
+            tasks.push(tokio::spawn(write_counts(engine, object, which, done)));
+        }
+        for seed in 0..2 {
+            let (engine, object, done) = (engine.clone(), object.clone(), done.clone());
+            tasks.push(tokio::spawn(read_counts(engine, object, seed, done)));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        engine.clone().close().await.unwrap();
+        let engine = scratch.open(false).await;
+        let object = engine.object(format!("object-{visit}")).await.unwrap();
+        let found = read(&engine, &object, 0, 0, WRITERS * OWN * BLOCK).await;
+        for (block, image) in found.chunks(BLOCK).enumerate() {
+            let mut newest = [0; BLOCK];
+            stamp(&mut newest, done[block].load(Ordering::SeqCst));
+            assert!(image == newest, "block {block} after reopening");
+        }
+        engine.close().await.unwrap();
+    }
 }
 
 #[test]
