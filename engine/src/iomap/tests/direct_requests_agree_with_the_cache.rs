@@ -477,3 +477,40 @@ fn a_dropped_read_leaves_nothing() {
         }
     }
 }
+
+/// A commit changes a block and its checksum in place without making mappings stale, and a truncate changes
+/// the size: neither may fall into a direct read, and nobody may read or write under a direct write.
+#[test]
+fn a_direct_read_shares_its_range_and_a_direct_write_has_it_alone() {
+    block_on(async {
+        let room = Arc::new(mock_room());
+        room.mapped.write_at(0, &[1; LEN]).await.unwrap();
+        room.settle().await;
+        let ranges = room.mapped.ranges();
+        let hold = room.mapped.pauses().hold(Point::AfterMap);
+        let asked = Arc::clone(&room);
+        let reader = tokio::spawn(async move { read(&asked, 4 * BLOCK, 3 * BLOCK_BYTES).await });
+        hold.reached().await;
+        for block in 4..7 {
+            assert!(ranges.try_exclusive(block..block + 1).is_none(), "block {block}");
+            assert!(ranges.try_shared(block..block + 1).is_some(), "block {block}");
+        }
+        assert!(ranges.try_exclusive(0..4).is_some() && ranges.try_exclusive(7..99).is_some());
+        drop(hold);
+        reader.await.unwrap().unwrap();
+        for (at, alone) in [(4, 4..7), (BLOCKS as u64 + 2, BLOCKS as u64..99)] {
+            let hold = room.mapped.pauses().hold(Point::BeforeCompletion);
+            let asked = Arc::clone(&room);
+            let writer =
+                tokio::spawn(async move { write(&asked, at * BLOCK, &[7; 3 * BLOCK_BYTES]).await });
+            hold.reached().await;
+            for block in alone.clone() {
+                assert!(ranges.try_shared(block..block + 1).is_none(), "block {block}");
+            }
+            assert!(ranges.try_exclusive(0..alone.start).is_some());
+            drop(hold);
+            writer.await.unwrap().unwrap();
+        }
+        room.expect_balance();
+    });
+}
