@@ -169,7 +169,13 @@ impl Arena {
     pub fn allocate(&self, order: u8) -> Option<Buffer> {
         assert!(order <= ORDER_MAX, "order {order} is over the largest one");
         let at = self.inner.free.lock().take(order)?;
-        Some(Buffer { region: Arc::new(Region { arena: self.clone(), at, order }) })
+        let region = Region { arena: self.clone(), at, order, joined: false };
+        Some(Buffer { region: Arc::new(region) })
+    }
+
+    /// Whether `buffer` was cut from this arena.
+    pub fn owns(&self, buffer: &Buffer) -> bool {
+        Arc::ptr_eq(&self.inner, &buffer.region.arena.inner)
     }
 
     /// Size of the arena in blocks.
@@ -211,6 +217,8 @@ struct Region {
     arena: Arena,
     at: u32,
     order: u8,
+    /// Another region has taken these blocks over and gives them back.
+    joined: bool,
 }
 
 impl Region {
@@ -226,6 +234,9 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        if self.joined {
+            return;
+        }
         self.arena.inner.free.lock().give(self.at, self.order);
         self.arena.inner.freed.notify_one();
     }
@@ -244,6 +255,36 @@ impl Buffer {
         // SAFETY: the only handle to a region that the free lists gave to nobody else; the memory
         // is initialised (mapped zero, and only ever written as bytes).
         Some(unsafe { std::slice::from_raw_parts_mut(region.ptr(), region.len()) })
+    }
+
+    /// Gives up the upper half of the blocks as a buffer of its own, so that the halves can be lent to
+    /// different requests; each goes back to the arena by itself. `None`, with nothing changed, for
+    /// one block or a shared buffer.
+    pub fn split_half(&mut self) -> Option<Self> {
+        let region = Arc::get_mut(&mut self.region).filter(|region| region.order > 0)?;
+        region.order -= 1;
+        let (order, at) = (region.order, region.at + (1 << region.order));
+        let upper = Region { arena: region.arena.clone(), at, order, joined: false };
+        Some(Self { region: Arc::new(upper) })
+    }
+
+    /// Takes back the upper half that [`Buffer::split_half`] gave up. Gives it back, with nothing changed,
+    /// when it is not the upper half of this, or one of both is shared.
+    pub fn join_half(&mut self, mut upper: Self) -> std::result::Result<(), Self> {
+        let (low, high) = (&*self.region, &*upper.region);
+        let aligned = low.order < ORDER_MAX && low.at.is_multiple_of(2 << low.order);
+        let next = high.order == low.order && high.at == low.at + (1 << low.order);
+        if !aligned || !next || !low.arena.owns(&upper) {
+            return Err(upper);
+        }
+        match (Arc::get_mut(&mut self.region), Arc::get_mut(&mut upper.region)) {
+            (Some(low), Some(high)) => {
+                high.joined = true;
+                low.order += 1;
+                Ok(())
+            }
+            _ => Err(upper),
+        }
     }
 
     /// Whether this is the only handle.
@@ -360,6 +401,39 @@ mod tests {
         drop(all);
         assert_eq!(arena.free_blocks(), 1 << ORDER_MAX);
         assert_eq!(arena.allocate(ORDER_MAX).unwrap().blocks(), 1 << ORDER_MAX);
+    }
+
+    #[test]
+    fn halves_go_back_by_themselves_and_join_again() {
+        let arena = Arena::new(8 * BLOCK_SIZE).unwrap();
+        let mut whole = arena.allocate(3).unwrap();
+        for (at, byte) in whole.get_mut().unwrap().iter_mut().enumerate() {
+            *byte = (at / BLOCK_SIZE) as u8;
+        }
+        let mut upper = whole.split_half().unwrap();
+        let last = upper.split_half().unwrap();
+        assert_eq!((whole.blocks(), upper.blocks(), last.blocks()), (4, 2, 2));
+        assert_eq!((whole[0], upper[0], last[0]), (0, 4, 6));
+        let shared = last.clone();
+        let last = upper.join_half(last).unwrap_err();
+        drop(shared);
+        let upper = whole.join_half(upper).unwrap_err();
+        let mut upper =
+            last.clone().join_half(upper).map_or_else(|back| back, |()| panic!("joined"));
+        upper.join_half(last).unwrap();
+        whole.join_half(upper).unwrap();
+        assert!(whole.chunks(BLOCK_SIZE).enumerate().all(|(at, block)| block[0] == at as u8));
+        assert_eq!(arena.free_blocks(), 0);
+        let upper = whole.split_half().unwrap();
+        drop(whole);
+        assert_eq!(arena.free_blocks(), 4);
+        drop(upper);
+        assert_eq!(arena.free_blocks(), 8);
+        assert_eq!(arena.allocate(3).unwrap().blocks(), 8);
+        let other = Arena::new(8 * BLOCK_SIZE).unwrap();
+        assert!(!other.owns(&arena.allocate(0).unwrap()));
+        assert!(arena.owns(&arena.allocate(0).unwrap()));
+        assert!(arena.allocate(0).unwrap().split_half().is_none());
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub mod units;
 mod volume;
 
 pub use api::Commit;
+pub use api::DirectBuffer;
 pub use api::Engine;
 pub use api::ExtentInfo;
 pub use api::ExtentState;

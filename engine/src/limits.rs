@@ -53,6 +53,8 @@ pub const READ_AHEAD_BLOCKS_MAX: u64 = 512;
 pub const READ_MISS_BLOCKS_MAX: u64 = 256;
 /// Read-ahead requests of one object on their way at once.
 pub const FLIGHTS_MAX: usize = 32;
+/// Largest buffer for direct I/O: the largest piece of memory there is. One batch of writeback.
+pub const DIRECT_BUFFER_BYTES_MAX: usize = 512 * BLOCK as usize;
 /// Pieces of one read miss, each with its own place on the device, in flight at once.
 pub const READS_IN_FLIGHT: usize = 64;
 /// How often a write or a read remaps after a stale mapping before it is an error.
@@ -72,4 +74,5 @@ const _: () = assert!(GROUP_BLOCKS.div_ceil(8) + 64 <= BLOCK);
 const _: () = assert!(CHECKSUMS_PER_BLOCK * 4 + 24 <= BLOCK);
 const _: () = assert!(TREE_KEY_BYTES_MAX > NAME_BYTES_MAX);
 const _: () = assert!(3 * (TREE_KEY_BYTES_MAX + TREE_VALUE_BYTES_MAX + 16) < BLOCK as usize);
+const _: () = assert!(DIRECT_BUFFER_BYTES_MAX as u64 <= WRITEBACK_BATCH_BLOCKS * BLOCK);
 const _: () = assert!(JOURNAL_BYTES_MIN.is_multiple_of(BLOCK));

@@ -1,5 +1,6 @@
-//! The public verbs: [`Engine`], [`Object`], [`Transaction`], and how to make and open a store.
+//! The public verbs: [`Engine`], [`Object`], [`Transaction`], direct I/O, and how to make and open a store.
 
+mod direct;
 mod engine;
 mod handle;
 mod object;
@@ -7,6 +8,7 @@ mod options;
 mod stats;
 mod transaction;
 
+pub use direct::DirectBuffer;
 pub use engine::Engine;
 pub use object::ExtentInfo;
 pub use object::ExtentState;

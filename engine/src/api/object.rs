@@ -197,12 +197,12 @@ impl Object {
         Ok(found.iter().map(info).collect())
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.volume().check_open()?;
         self.open.state().check_present()
     }
 
-    fn volume(&self) -> &crate::volume::mount::Volume {
+    pub(super) fn volume(&self) -> &crate::volume::mount::Volume {
         &self.engine.volume
     }
 }

@@ -18,11 +18,11 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Reads that found something missing and went to the device.
     pub cache_misses: u64,
-    /// Bytes fetched for readers, read-ahead included.
+    /// Bytes fetched for readers, read-ahead and direct reads included.
     pub fetched_bytes: u64,
     /// Of which nobody had asked for yet.
     pub read_ahead_bytes: u64,
-    /// Bytes of data written back (metadata and journal not counted).
+    /// Bytes of data written back or written directly (metadata and journal not counted).
     pub written_back_bytes: u64,
     /// Mappings that changed between being asked for and being used.
     pub stale_mappings: u64,

@@ -20,8 +20,10 @@
 //!   shared. A hit asks nobody.
 //! * A block is dirty or under writeback exactly while one promised block is held for it: the core
 //!   reports in `map_end` how many blocks it newly dirtied; it returns blocks dropped while dirty
-//!   through [`MappingProvider::forget_dirty`].
-//! * `publish_size` is called with the folio locked that holds the new last byte.
+//!   through [`MappingProvider::forget_dirty`]. A direct write reports its blocks as dirtied without dirtying
+//!   them, and returns their promises the same way when it fails.
+//! * `publish_size` is called with the folio locked that holds the new last byte; if there is none, with the
+//!   range held, so that none can be made.
 //! * Data of a batch has completed on the device before `writeback_done` is called; writeback of
 //!   the folios ends after it returned.
 //!

@@ -4,7 +4,7 @@
 //! they were read, and only if they match their checksum; bytes behind the size are zero. A
 //! dropped future leaves the folios as they were.
 //!
-//! Does not lock or map. Called by `read`, `write` and `hold`.
+//! Does not lock or map. Called by `read`, `write` and `hold`; `read_direct` borrows its checks.
 
 use foliant_device::Buffer;
 use futures_util::future::join_all;
@@ -36,7 +36,7 @@ pub(super) enum Fetched {
 }
 
 /// Zeroes the part of a block's image that lies at or behind `size`.
-fn clear_behind(image: &mut [u8], block: u64, size: u64) {
+pub(super) fn clear_behind(image: &mut [u8], block: u64, size: u64) {
     let keep = size.saturating_sub(block * BLOCK).min(BLOCK) as usize;
     image[keep..].fill(0);
 }
@@ -87,7 +87,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(Some(buffer))
     }
 
-    fn verify(&self, at: BlockNo, image: &[u8], expected: Option<u32>) -> Result<()> {
+    /// Compares a block with its checksum, if there is one. Errors: `Corrupt`.
+    pub(super) fn verify(&self, at: BlockNo, image: &[u8], expected: Option<u32>) -> Result<()> {
         let Some(expected) = expected else {
             return Ok(());
         };

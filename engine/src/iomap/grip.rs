@@ -143,6 +143,21 @@ impl Grip {
         self.lock.clear_dirty(self.local(blocks))
     }
 
+    /// Forgets what is cached of `blocks`, as far as they lie here; how many were dirty. A folio that lies
+    /// inside of them leaves the cache. The caller holds the range lock over them.
+    ///
+    /// # Panics
+    /// If one of the blocks is under writeback.
+    #[must_use = "spare promises must be given back to the provider"]
+    pub fn forget(&mut self, blocks: FileBlocks) -> u64 {
+        let inside = self.span().intersect(blocks);
+        if inside == self.span() {
+            self.lock.detach()
+        } else {
+            self.lock.forget(self.local(inside))
+        }
+    }
+
     /// The newest bytes of `block` are in the journal up to `lsn`; see `FolioLock::mark_journal`.
     pub fn mark_journal(&mut self, block: u64, lsn: Lsn) {
         let within = self.local(FileBlocks::new(block, block + 1)).start;

@@ -6,6 +6,7 @@
 //! | [`bundle`] | one object's parts, held together: [`bundle::Mapped`] |
 //! | [`read`], [`fetch`] | hits, misses, verified blocks into folios |
 //! | [`share`] | reads without a copy |
+//! | [`read_direct`], [`write_direct`] | between the device and memory of the caller, past the cache |
 //! | [`write`], [`guard`] | pieces applied whole or not at all |
 //! | [`eof`] | the one owner of the end-of-object rule |
 //! | [`zero`] | zeroing, and taking blocks out of the cache |
@@ -33,9 +34,11 @@ mod identity;
 pub mod iter;
 pub mod pause;
 pub mod read;
+pub mod read_direct;
 pub mod run;
 pub mod share;
 pub mod write;
+pub mod write_direct;
 pub mod writeback;
 pub mod zero;
 

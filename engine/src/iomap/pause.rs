@@ -35,6 +35,12 @@ pub enum Canary {
     ForgetWriteErrors,
     /// The size may be durable whatever else is dirty.
     SettleEverything,
+    /// What a direct write replaced stays cached.
+    KeepSuperseded,
+    /// A direct write does not lock its range.
+    WriteUnlocked,
+    /// A direct read does not look into the cache.
+    ReadPastDirty,
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// The exclusive range lock over what a write touches: its blocks, and if it grows the object
     /// everything from the old last block on, so that only one task changes the size at a time.
-    async fn lock_for_write(&self, bytes: &Range<u64>) -> Result<RangeGuard> {
+    pub(super) async fn lock_for_write(&self, bytes: &Range<u64>) -> Result<RangeGuard> {
         let blocks = FileBlocks::covering(bytes);
         let mut attempts = Attempts::default();
         loop {

@@ -300,7 +300,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// The largest size that may become durable with these runs.
-    fn settled_size(&self, size: u64, runs: &[DirtyRun]) -> u64 {
+    pub(super) fn settled_size(&self, size: u64, runs: &[DirtyRun]) -> u64 {
         let from = self.provider.durable_size() / BLOCK;
         let end = size.div_ceil(BLOCK);
         if from >= end || self.pauses.is_broken(Canary::SettleEverything) {
@@ -317,8 +317,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         size
     }
 
-    /// Places, device writes, completion.
-    async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<()> {
+    /// Places, device writes, completion. The caller has a slot, and the runs are under writeback or
+    /// its folios are locked.
+    pub(super) async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<()> {
         self.pauses.at(Point::BeforeWritebackMapping).await;
         let blocks: Vec<FileBlocks> = runs.iter().map(|run| run.blocks).collect();
         let (claims, placements) = self.provider.map_writeback(&blocks).await?;

@@ -68,9 +68,10 @@ impl Flusher {
     ///
     /// The caller takes the first step itself: it puts `work` into the queue of the lock that it
     /// needs, so that whatever the caller asks for later comes behind it.
-    pub async fn run_to_end<F>(&self, work: F) -> Result<()>
+    pub async fn run_to_end<F, T>(&self, work: F) -> Result<T>
     where
-        F: Future<Output = Result<()>> + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
     {
         let mut work = Box::pin(work);
         // Unconstrained, or a used-up budget of the caller's task would end the step before the lock.

@@ -135,6 +135,8 @@ struct Run {
     commits: Commits,
     loose: [Loose; PLAIN + MIXED],
     acknowledged: u64,
+    /// Whether some plain writes go past the cache.
+    direct: bool,
 }
 
 struct Handles {
@@ -179,7 +181,7 @@ impl Run {
         slow_part(seed, &disk);
         let commits = Commits { states: vec![Default::default()] };
         let loose = std::array::from_fn(|i| Loose::new(i >= PLAIN));
-        Self { rng: Rng::new(seed ^ 0x5EED), disk, commits, loose, acknowledged: 0 }
+        Self { rng: Rng::new(seed ^ 0x5EED), disk, commits, loose, acknowledged: 0, direct: false }
     }
 
     /// Runs operations until the disk is gone or enough were done.
@@ -200,7 +202,7 @@ impl Run {
                     }
                 }
                 4 => self.sync(&handles.loose).await?,
-                _ => self.change(&handles.loose).await?,
+                _ => self.change(engine, &handles.loose).await?,
             }
         }
         Ok(())
@@ -276,17 +278,17 @@ impl Run {
         }
     }
 
-    async fn change(&mut self, objects: &[Object]) -> Result<()> {
+    async fn change(&mut self, engine: &Engine, objects: &[Object]) -> Result<()> {
         let which = self.rng.below((PLAIN + MIXED) as u64) as usize;
         let object = &objects[which];
-        let outcome = self.change_one(which, object).await;
+        let outcome = self.change_one(engine, which, object).await;
         match outcome {
             Err(cause) if cause.is_no_space() => self.look_again(which, object).await,
             outcome => outcome,
         }
     }
 
-    async fn change_one(&mut self, which: usize, object: &Object) -> Result<()> {
+    async fn change_one(&mut self, engine: &Engine, which: usize, object: &Object) -> Result<()> {
         let size = self.loose[which].bytes.len() as u64;
         let model = &mut self.loose[which];
         match self.rng.below(10) {
@@ -311,6 +313,9 @@ impl Run {
                 let at = self.rng.below(BYTES_MAX / 2) as usize;
                 let data = bytes(&mut self.rng, len);
                 self.loose[which].write(at, &data);
+                if self.direct && self.rng.below(2) == 0 {
+                    return write_past_the_cache(engine, object, at, &data).await;
+                }
                 object.write_at(at as u64, &data).await
             }
         }
@@ -364,6 +369,18 @@ impl Run {
     }
 }
 
+async fn write_past_the_cache(
+    engine: &Engine,
+    object: &Object,
+    at: usize,
+    data: &[u8],
+) -> Result<()> {
+    let within = at % BLOCK..at % BLOCK + data.len();
+    let mut buffer = engine.direct_buffer(within.end).await?;
+    buffer[within.clone()].copy_from_slice(data);
+    object.write_direct(at as u64, buffer, within).await.1
+}
+
 async fn read_all(engine: &Engine, name: &str) -> Vec<u8> {
     let object = engine.object(name).await.expect("the object exists");
     let mut bytes = vec![0; object.size() as usize];
@@ -375,8 +392,18 @@ async fn read_all(engine: &Engine, name: &str) -> Vec<u8> {
 /// One run: work, cut, reopen, check; several times over the same volume. The answer is how many
 /// commits were acknowledged.
 pub fn crash(seed: u64) -> u64 {
+    crash_run(seed, false)
+}
+
+/// The same, with half of the plain writes past the cache.
+pub fn crash_past_the_cache(seed: u64) -> u64 {
+    crash_run(seed, true)
+}
+
+fn crash_run(seed: u64, direct: bool) -> u64 {
     simulate(async {
         let mut run = Run::new(seed).await;
+        run.direct = direct;
         for _ in 0..=run.rng.below(4) {
             if run.rng.below(4) > 0 {
                 let after = run.rng.below(400) + 1;

@@ -2,6 +2,7 @@
 
 mod a_guard_attaches_before_it_lets_go;
 mod bytes_are_what_was_written_whatever_runs_beside;
+mod direct_requests_agree_with_the_cache;
 mod dropped_futures_leave_nothing_behind;
 mod new_bytes_read_as_zero;
 mod reads_hit_miss_and_look_ahead;
