@@ -48,6 +48,8 @@ pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
 pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
 /// Pieces of one read miss, each with its own place on the device, in flight at once.
 pub const READS_IN_FLIGHT: usize = 64;
+/// Extents that one call reports at most.
+pub const EXTENTS_PER_CALL_MAX: usize = 4096;
 /// How often a write or a read remaps after a stale mapping before it is an error.
 pub const STALE_RETRIES_MAX: u32 = 16;
 

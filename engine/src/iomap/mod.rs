@@ -9,6 +9,7 @@
 //! | [`write`], [`guard`] | pieces applied whole or not at all |
 //! | [`eof`] | the one owner of the end-of-object rule |
 //! | [`zero`] | zeroing, and taking blocks out of the cache |
+//! | [`seek`] | data, holes, extents: what lies where, with what the cache holds |
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
 //! | [`iter`] | the cursor over mappings |
@@ -33,6 +34,7 @@ pub mod iter;
 pub mod pause;
 pub mod read;
 pub mod run;
+pub mod seek;
 pub mod share;
 pub mod write;
 pub mod writeback;
