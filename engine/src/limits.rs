@@ -15,6 +15,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const TREE_KEY_BYTES_MAX: usize = 272;
 /// Longest value of a metadata tree.
 pub const TREE_VALUE_BYTES_MAX: usize = 1024;
+/// Bytes of an object that its record can hold in place of a block.
+pub const INLINE_BYTES_MAX: usize = 448;
 /// A tree deeper than this is damaged.
 pub const TREE_HEIGHT_MAX: u8 = 12;
 

@@ -34,6 +34,8 @@ pub enum ExtentState {
     Unwritten,
     /// Stored on the device. Newer bytes in the cache go to another place.
     Mapped,
+    /// Stored in the record of the object, which is small.
+    Inline,
 }
 
 /// One extent of an object; ranges between extents are holes.
@@ -198,6 +200,7 @@ impl Object {
                 Stored::Delalloc => (ExtentState::Delalloc, None),
                 Stored::Unwritten(at) => (ExtentState::Unwritten, Some(at)),
                 Stored::Mapped(at) => (ExtentState::Mapped, Some(at)),
+                Stored::Inline => (ExtentState::Inline, None),
             };
             let device_offset = at.map(|at| at.0 * BLOCK);
             ExtentInfo { range: run.blocks.bytes(), device_offset, state }

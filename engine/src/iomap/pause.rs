@@ -35,6 +35,8 @@ pub enum Canary {
     ForgetWriteErrors,
     /// The size may be durable whatever else is dirty.
     SettleEverything,
+    /// A batch settles the size of before it took its images, whatever these hold.
+    SettleOldSize,
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub enum Stored {
     Unwritten(BlockNo),
     /// On the device; the cache may hold newer bytes.
     Mapped(BlockNo),
+    /// Kept by the provider itself; the cache may hold newer bytes.
+    Inline,
 }
 
 /// A run of blocks that is not a hole.
@@ -159,11 +161,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     fn look_through(&self, lease: &Lease<P>) -> Look {
         let blocks = lease.blocks();
+        let data = |stored| Look { blocks, stored: Some(stored), unsettled: false };
         let settled = match lease.mapping().kind {
-            MapKind::Mapped { at, .. } => {
-                let stored = Some(Stored::Mapped(at));
-                return Look { blocks, stored, unsettled: false };
-            }
+            MapKind::Mapped { at, .. } => return data(Stored::Mapped(at)),
+            MapKind::Inline { .. } => return data(Stored::Inline),
             MapKind::Unwritten { at } => Some(Stored::Unwritten(at)),
             MapKind::Hole => None,
         };

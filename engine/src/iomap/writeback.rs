@@ -117,8 +117,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let result = self.carry(runs, settled_size).await;
         let forgiven = self.pauses.is_broken(Canary::ForgetWriteErrors);
         batch.end(result.is_ok() || forgiven);
-        result?;
-        Counts::add(&self.counts.blocks_written, count);
+        Counts::add(&self.counts.blocks_written, result?);
         Ok(Some(Written { blocks: count, end }))
     }
 
@@ -140,7 +139,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// only: whoever holds a later one may be waiting for the writeback of an earlier one.
     async fn collect(&self, blocks: FileBlocks) -> Option<Collected<'_, P>> {
         // Sampled first: every byte below it is on the device, or dirty from now on.
-        let size = self.provider.size();
+        let mut size = self.provider.size();
         let mut batch = Batch { provider: &*self.provider, folios: Vec::new() };
         let mut taken: Vec<(u64, Segment)> = Vec::new();
         let mut at = blocks.start;
@@ -154,6 +153,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 break;
             };
             at = folio.span().end;
+            if folio.index() == 0 && !self.pauses.is_broken(Canary::SettleOldSize) {
+                // Who grows the object inside of block 0 holds this lock, so the image has all of it;
+                // a provider that keeps the image itself cannot record less than the image holds.
+                size = size.max(self.provider.size().min(BLOCK));
+            }
             for (block, segment) in locked.begin_writeback() {
                 self.check_tail(block, &segment);
                 batch.folios.push((Arc::clone(&folio), FileBlocks::new(block, block + 1)));
@@ -203,18 +207,20 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         size
     }
 
-    /// Places, device writes, completion.
-    async fn carry(&self, runs: Vec<DirtyRun>, settled_size: u64) -> Result<()> {
+    /// Places, device writes, completion; how many blocks went to the device.
+    async fn carry(&self, runs: Vec<DirtyRun>, settled_size: u64) -> Result<u64> {
         self.pauses.at(Point::BeforeWritebackMapping).await;
         let blocks: Vec<FileBlocks> = runs.iter().map(|run| run.blocks).collect();
         let (claims, placements) = self.provider.map_writeback(&blocks).await?;
         let claims = Claims(Some(claims));
         let plan = plan(&runs, &placements);
+        let blocks = plan.writes.iter().map(|write| write.blocks).sum();
         let written = self.write_all(plan.writes).await;
         self.pauses.at(Point::BeforeCompletion).await;
         let claims = claims.settled();
         written?;
-        self.provider.writeback_done(claims, plan.placed, settled_size).await
+        self.provider.writeback_done(claims, plan.placed, settled_size).await?;
+        Ok(blocks)
     }
 
     /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards.

@@ -20,6 +20,8 @@ pub enum Canary {
     LogOverUnloggedBytes,
     /// An object that grows by a transaction leaves the rest of its old last block as it lies there.
     LeaveOldEnd,
+    /// A block that moves out of its object's record leaves its bytes there.
+    KeepInlineBytes,
     /// Replay takes groups of an earlier epoch for good.
     IgnoreEpoch,
 }
