@@ -15,6 +15,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const TREE_KEY_BYTES_MAX: usize = 272;
 /// Longest value of a metadata tree.
 pub const TREE_VALUE_BYTES_MAX: usize = 1024;
+/// Bytes of an object that its record can hold in place of a block.
+pub const INLINE_BYTES_MAX: usize = 448;
 /// A tree deeper than this is damaged.
 pub const TREE_HEIGHT_MAX: u8 = 12;
 
@@ -57,6 +59,8 @@ pub const FLIGHTS_MAX: usize = 32;
 pub const DIRECT_BUFFER_BYTES_MAX: usize = 512 * BLOCK as usize;
 /// Pieces of one read miss, each with its own place on the device, in flight at once.
 pub const READS_IN_FLIGHT: usize = 64;
+/// Extents that one call reports at most.
+pub const EXTENTS_PER_CALL_MAX: usize = 4096;
 /// How often a write or a read remaps after a stale mapping before it is an error.
 pub const STALE_RETRIES_MAX: u32 = 16;
 

@@ -17,3 +17,9 @@ pub fn superblocks() -> [u64; 2] {
 pub fn make_superblock_newer(image: &mut [u8]) {
     superblock::make_newer(image);
 }
+
+/// Makes the superblock in `image` one of a store whose records hold no small objects, with a right
+/// checksum.
+pub fn make_superblock_older(image: &mut [u8]) {
+    superblock::make_older(image);
+}

@@ -315,7 +315,7 @@ async fn places(object: &Object) -> Vec<u64> {
     let extents = object.extents(0..object.size(), 1_000).await.unwrap();
     let blocks = |r: &Range<u64>| (r.end - r.start) / BLOCK as u64;
     let each = extents.iter().flat_map(|e| {
-        let start = e.device_offset / BLOCK as u64;
+        let start = e.device_offset.expect("it is stored") / BLOCK as u64;
         start..start + blocks(&e.range)
     });
     each.collect()

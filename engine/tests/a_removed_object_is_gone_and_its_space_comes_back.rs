@@ -44,7 +44,7 @@ async fn fragmented(engine: &Engine, name: &str) -> Object {
         object.write_at(2 * block * BLOCK as u64, &content(block)).await.unwrap();
     }
     object.sync().await.unwrap();
-    let found = object.extents(0..u64::MAX, usize::MAX).await.unwrap();
+    let found = object.extents(0..i64::MAX as u64, usize::MAX).await.unwrap();
     assert_eq!(found.len() as u64, FRAGMENTS);
     object
 }

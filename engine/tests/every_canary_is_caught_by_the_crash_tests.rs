@@ -43,6 +43,11 @@ fn broken_order_of_data_and_mappings() {
 }
 
 #[test]
+fn bytes_that_stay_in_the_record() {
+    is_caught(&[Canary::KeepInlineBytes]);
+}
+
+#[test]
 fn bytes_that_are_not_logged() {
     is_caught(&[Canary::LogOverUnloggedBytes]);
 }

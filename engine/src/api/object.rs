@@ -11,12 +11,12 @@ use bytes::Bytes;
 use crate::api::handle::Inner;
 use crate::error::Error;
 use crate::error::Result;
-use crate::extent;
 use crate::iomap::ahead::Reader;
+use crate::iomap::seek::Stored;
+use crate::iomap::seek::StoredRun;
 use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::units::BLOCK;
-use crate::units::FileBlocks;
 
 /// A sparse byte array of up to 2^63 - 1 bytes. Cheap to clone; all clones are the same object.
 ///
@@ -38,19 +38,24 @@ impl Clone for Object {
 /// How an extent is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentState {
-    /// Allocated, never written: reads as zero.
+    /// Written into the cache, where nothing was stored; gets its place at writeback.
+    Delalloc,
+    /// Allocated, and never written on the device. Reads as zero, unless the cache holds what was
+    /// written since: that goes to this place.
     Unwritten,
-    /// Stored on the device.
+    /// Stored on the device. Newer bytes in the cache go to another place.
     Mapped,
+    /// Stored in the record of the object, which is small.
+    Inline,
 }
 
-/// One stored extent of an object; ranges between extents are holes.
+/// One extent of an object; ranges between extents are holes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtentInfo {
     /// Bytes of the object.
     pub range: Range<u64>,
-    /// First byte on the device.
-    pub device_offset: u64,
+    /// First byte on the device, if it has a place there.
+    pub device_offset: Option<u64>,
     /// How it is stored.
     pub state: ExtentState,
 }
@@ -180,19 +185,46 @@ impl Object {
         self.volume().flusher.sync(self.open.clone()).await
     }
 
-    /// Up to `limit` stored extents that touch `range`, ascending. Data that was never written back
-    /// has no extent yet.
+    /// The first byte at or behind `offset` that lies in a block with data, as `lseek(2)` with
+    /// `SEEK_DATA`; `None` when there is none below the size.
     ///
-    /// Errors: `Closed`, `Corrupt`, `Device`.
+    /// Data are blocks that are stored, and blocks that were written and are not stored yet. What was
+    /// only preallocated is a hole. The unit is the block of 4096 bytes: zeroes beside data in one
+    /// block are data. Errors: `Closed`, `Corrupt`, `Device`, `TimedOut`. Dropping the future has no
+    /// effect.
+    pub async fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
+        self.check()?;
+        self.open.core().seek_data(offset).await
+    }
+
+    /// The first byte at or behind `offset` that lies in a hole, as `lseek(2)` with `SEEK_HOLE`; the
+    /// end of the object is one. `None` when `offset` lies at or behind the end.
+    ///
+    /// Errors and drop as for [`Object::seek_data`].
+    pub async fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
+        self.check()?;
+        self.open.core().seek_hole(offset).await
+    }
+
+    /// Up to `limit` extents that touch `range` (bytes, rounded outwards to blocks), ascending and
+    /// joined where they continue each other; what lies between them is a hole. At most 4096 at
+    /// once: go on from the end of the last one. Beside writers, each extent is true at a moment of
+    /// its own.
+    ///
+    /// Errors: `InvalidInput` for a range that runs backwards or ends beyond the largest object,
+    /// `Closed`, `Corrupt`, `Device`, `TimedOut`. Dropping the future has no effect.
     pub async fn extents(&self, range: Range<u64>, limit: usize) -> Result<Vec<ExtentInfo>> {
         self.check()?;
-        let view = self.volume().table.ground().meta.read().await;
-        let blocks = FileBlocks::covering(&range);
-        let found = extent::list(&view, self.open.state().id(), blocks, limit).await?;
-        let info = |e: &extent::Extent| ExtentInfo {
-            range: e.at * BLOCK..(e.at + e.blocks) * BLOCK,
-            device_offset: e.start.0 * BLOCK,
-            state: if e.unwritten { ExtentState::Unwritten } else { ExtentState::Mapped },
+        let found = self.open.core().stored_runs(range, limit).await?;
+        let info = |run: &StoredRun| {
+            let (state, at) = match run.stored {
+                Stored::Delalloc => (ExtentState::Delalloc, None),
+                Stored::Unwritten(at) => (ExtentState::Unwritten, Some(at)),
+                Stored::Mapped(at) => (ExtentState::Mapped, Some(at)),
+                Stored::Inline => (ExtentState::Inline, None),
+            };
+            let device_offset = at.map(|at| at.0 * BLOCK);
+            ExtentInfo { range: run.blocks.bytes(), device_offset, state }
         };
         Ok(found.iter().map(info).collect())
     }

@@ -190,16 +190,26 @@ impl MappingCache {
 
     /// The first block of `range` that is dirty or under writeback.
     pub fn first_unsettled(&self, range: FileBlocks) -> Option<u64> {
+        first_unsettled(&self.owner.index.read(), range)
+    }
+
+    /// The first run of blocks of `range` that are dirty or under writeback, cut after `blocks_max`.
+    pub fn unsettled_run(&self, range: FileBlocks, blocks_max: u64) -> Option<FileBlocks> {
         let index = self.owner.index.read();
-        let mut from = range.start;
-        while from < range.end {
-            let folio = index.tagged_at_or_after(from, None)?;
-            if let Some(block) = folio.first_unsettled(from) {
-                return (block < range.end).then_some(block);
+        let start = first_unsettled(&index, range)?;
+        let limit = range.end.min(start + blocks_max);
+        // The first one counts, also when its writeback ended a moment ago.
+        let mut end = start + 1;
+        while end < limit
+            && let Some(folio) = index.covering(end)
+        {
+            let settled = folio.first_settled(end);
+            end = settled.min(limit);
+            if settled < folio.span().end {
+                break;
             }
-            from = folio.span().end;
         }
-        None
+        Some(FileBlocks::new(start, end))
     }
 
     /// Drops the folios of `range`, after their writeback ended (one that lies partly inside forgets that
@@ -241,6 +251,18 @@ impl MappingCache {
     pub fn writeback_blocks(&self) -> u64 {
         self.owner.writeback.load(Ordering::SeqCst)
     }
+}
+
+fn first_unsettled(index: &FolioIndex, range: FileBlocks) -> Option<u64> {
+    let mut from = range.start;
+    while from < range.end {
+        let folio = index.tagged_at_or_after(from, None)?;
+        if let Some(block) = folio.first_unsettled(from) {
+            return (block < range.end).then_some(block);
+        }
+        from = folio.span().end;
+    }
+    None
 }
 
 fn is_free(index: &FolioIndex, head: u64, order: u8) -> bool {

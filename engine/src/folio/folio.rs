@@ -253,6 +253,17 @@ impl Folio {
             .map(|b| self.index + b as u64)
     }
 
+    /// The first block of the object at or behind `from` that is in this folio and neither dirty
+    /// nor under writeback; the end of the folio when there is none.
+    pub fn first_settled(&self, from: u64) -> u64 {
+        let first = from.saturating_sub(self.index) as usize;
+        let content = self.content.read();
+        let state = &content.state;
+        let open = |b: usize| state.has(BlockSet::Dirty, b) || state.has(BlockSet::Writeback, b);
+        let settled = (first..self.blocks()).find(|&b| !open(b));
+        self.index + settled.unwrap_or(self.blocks()) as u64
+    }
+
     /// The writeback of `range` (in the folio) is over; `ok == false` makes the blocks dirty again.
     /// Needs no folio lock, so a completion never waits for a writer.
     ///

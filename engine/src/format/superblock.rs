@@ -30,7 +30,9 @@ pub const MAGIC: [u8; 8] = *b"FOLIANT\n";
 /// The format that this code writes; it reads no other.
 pub const VERSION: u32 = 1;
 /// Bits of the incompatible feature word that this code knows.
-pub const INCOMPATIBLE_KNOWN: u64 = 0;
+pub const INCOMPATIBLE_KNOWN: u64 = INCOMPATIBLE_INLINE;
+/// Incompatible feature: records of objects may hold the bytes of a small object.
+pub const INCOMPATIBLE_INLINE: u64 = 1;
 /// Bits of the read-only compatible feature word that this code knows.
 pub const READ_ONLY_KNOWN: u64 = 0;
 
@@ -74,6 +76,11 @@ impl Superblock {
     /// Whether a feature is in use that only readers may ignore.
     pub fn is_read_only(&self) -> bool {
         self.features.read_only & !READ_ONLY_KNOWN != 0
+    }
+
+    /// Whether records of objects may hold the bytes of a small object.
+    pub fn allows_inline(&self) -> bool {
+        self.features.incompatible & INCOMPATIBLE_INLINE != 0
     }
 
     /// The image of the copy that goes to block `place`.
@@ -216,6 +223,14 @@ fn check_version(image: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Takes the features out of `image` that stores of the first version did not have, for tests.
+#[cfg(feature = "testing")]
+pub fn make_older(image: &mut [u8]) {
+    image[48..56].fill(0);
+    let crc = sum(image);
+    image[8..12].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// Rewrites the version in `image` to the next one, for tests of refusal.
 #[cfg(feature = "testing")]
 pub fn make_newer(image: &mut [u8]) {
@@ -314,7 +329,7 @@ mod tests {
         let at = SUPERBLOCKS[0];
         let kind = |image: &[u8]| Superblock::decode(at, image).unwrap_err().kind();
         assert_eq!(kind(&resealed(at, |b| b[12] = 2)), ErrorKind::Incompatible);
-        assert_eq!(kind(&resealed(at, |b| b[48] = 1)), ErrorKind::Incompatible);
+        assert_eq!(kind(&resealed(at, |b| b[48] = 2)), ErrorKind::Incompatible);
         assert_eq!(kind(&resealed(at, |b| b[80] = 1)), ErrorKind::Incompatible);
         let read_only = Superblock::decode(at, &resealed(at, |b| b[40] = 1)).unwrap();
         assert!(read_only.is_read_only());

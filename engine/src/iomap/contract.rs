@@ -24,6 +24,7 @@
 //!   them, and returns their promises the same way when it fails.
 //! * `publish_size` is called with the folio locked that holds the new last byte; if there is none, with the
 //!   range held, so that none can be made.
+//! * The image of block 0 of a batch holds every byte below `settled_size`, if that lies in block 0.
 //! * Data of a batch has completed on the device before `writeback_done` is called; writeback of
 //!   the folios ends after it returned.
 //!
@@ -34,6 +35,8 @@
 //!   with `NoSpace`: after that, writing back these blocks cannot fail for lack of space.
 //! * `writeback_done` makes the data stable *before* the mapping that points at it, in one
 //!   transaction per batch.
+//! * A block that it stored itself ([`Target::Inline`]) is answered as [`MapKind::Inline`] until the
+//!   block is placed on the device or unmapped.
 //! * It never touches a folio.
 //!
 //! Implementations: `iomap::identity` (offset = address: the proof of the seam) and
@@ -88,6 +91,11 @@ pub enum MapKind {
         /// ([`MapIntent::Read`] and [`MapIntent::Write`]); the core verifies reads against them.
         checksums: Option<Vec<u32>>,
     },
+    /// Stored by the provider itself, without a place on the device. Only block 0, alone.
+    Inline {
+        /// The first bytes of the block; the rest of it is zero.
+        bytes: Vec<u8>,
+    },
 }
 
 /// A sampled validity: equal cookies mean that nothing changed in between.
@@ -117,13 +125,23 @@ pub struct DirtyRun {
     pub data: Vec<Segment>,
 }
 
+/// The side on which dirty blocks become stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The core writes them to the device, from this block on.
+    Device(BlockNo),
+    /// The provider keeps the bytes itself: the core writes nothing and hands the image over. Only
+    /// block 0, alone, of an object that ends in it.
+    Inline,
+}
+
 /// Where a contiguous part of a batch goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
     /// Which blocks of the object.
     pub blocks: FileBlocks,
-    /// First device block.
-    pub at: BlockNo,
+    /// Where to.
+    pub target: Target,
 }
 
 /// What a batch's completion knows about one placed run.
@@ -131,8 +149,10 @@ pub struct Placement {
 pub struct PlacedRun {
     /// Where it went.
     pub placement: Placement,
-    /// CRC32C (seed 0) of each block that was written.
+    /// CRC32C (seed 0) of each block that was written; empty for [`Target::Inline`].
     pub checksums: Vec<u32>,
+    /// The block's bytes for [`Target::Inline`]; zero behind `settled_size`.
+    pub image: Option<Segment>,
 }
 
 /// The side that knows where bytes lie. One value per open object; cheap to share.

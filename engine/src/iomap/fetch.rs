@@ -1,4 +1,4 @@
-//! Blocks from the device into locked folios: verified, and zero behind the end.
+//! Blocks from the device, or from the provider itself, into locked folios: verified, and zero behind the end.
 //!
 //! Guarantees: bytes enter a folio only if the mapping was current, with the folio locked, after
 //! they were read, and only if they match their checksum; bytes behind the size are zero. A
@@ -41,6 +41,13 @@ pub(super) fn clear_behind(image: &mut [u8], block: u64, size: u64) {
     image[keep..].fill(0);
 }
 
+/// Makes the image of block 0 from its stored bytes.
+fn fill_inline(image: &mut [u8], bytes: &[u8], size: u64) {
+    image[..bytes.len()].copy_from_slice(bytes);
+    image[bytes.len()..].fill(0);
+    clear_behind(image, 0, size);
+}
+
 /// A run of blocks that are missing, all under one mapping.
 struct Missing {
     blocks: FileBlocks,
@@ -73,6 +80,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         block: u64,
         size: u64,
     ) -> Result<Option<Buffer>> {
+        if let Some(bytes) = lease.inline() {
+            let mut buffer = self.memory.allocate(0, Purpose::Data).await?;
+            let image = buffer.get_mut().expect("a fresh buffer has one owner");
+            fill_inline(image, bytes, size);
+            return Ok(Some(buffer));
+        }
         let Some((at, sum)) = lease.stored(block) else {
             return Ok(None);
         };
@@ -201,7 +214,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         buffers: Vec<Buffer>,
     ) -> std::result::Result<(), (u64, Error)> {
         if run.stored.is_none() {
-            zero_run(folios, spares, run.blocks);
+            match leases[run.lease].inline() {
+                Some(bytes) => self.take_inline(folios, spares, bytes),
+                None => zero_run(folios, spares, run.blocks),
+            }
             return Ok(());
         }
         Counts::add(&self.counts.blocks_read, run.blocks.len());
@@ -212,6 +228,17 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             at = end;
         }
         Ok(())
+    }
+
+    /// Fills block 0 from what the provider stores, at once: a reader without the lock must not see
+    /// it half filled.
+    fn take_inline(&self, folios: &mut [Grip], spares: &mut [Option<Buffer>], bytes: &[u8]) {
+        let mut image = [0; BLOCK_BYTES];
+        fill_inline(&mut image, bytes, self.provider.size());
+        // Folios ascend, and the first one that lacks a block of the run is the one of block 0.
+        let (folio, spare) = (&mut folios[0], &mut spares[0]);
+        assert_eq!(folio.span().start, 0, "block 0 lies in the first folio");
+        folio.write(0, &image, spare);
     }
 
     /// Takes the blocks of one buffer, which was read for block `start` on, up to the first

@@ -17,6 +17,7 @@ use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
+use crate::iomap::contract::Target;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
 use crate::units::DeviceSpan;
@@ -96,8 +97,10 @@ impl MappingProvider for IdentityProvider {
     fn forget_dirty(&self, _: u64) {}
 
     async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<((), Vec<Placement>)> {
-        let place =
-            |&blocks: &FileBlocks| Placement { blocks, at: self.span.start.plus(blocks.start) };
+        let place = |&blocks: &FileBlocks| {
+            let target = Target::Device(self.span.start.plus(blocks.start));
+            Placement { blocks, target }
+        };
         Ok(((), runs.iter().map(place).collect()))
     }
 

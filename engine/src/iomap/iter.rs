@@ -12,6 +12,7 @@ use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MapKind;
 use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
+use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
 
@@ -38,7 +39,8 @@ impl<P: MappingProvider> Lease<P> {
         self.provider.mapping_is_current(&self.mapping)
     }
 
-    /// Where `block` is stored, and its checksum if there is one; `None` reads as zero.
+    /// Where `block` is stored on the device, and its checksum if there is one; without a place it
+    /// reads as zero, but for [`Lease::inline`].
     ///
     /// # Panics
     /// If the answer is not about `block`.
@@ -50,7 +52,7 @@ impl<P: MappingProvider> Lease<P> {
         );
         let index = block - blocks.start;
         match &self.mapping.kind {
-            MapKind::Hole | MapKind::Unwritten { .. } => None,
+            MapKind::Hole | MapKind::Unwritten { .. } | MapKind::Inline { .. } => None,
             MapKind::Mapped { at, checksums } => {
                 let sum = checksums.as_ref().map(|sums| sums[index as usize]);
                 Some((at.plus(index), sum))
@@ -62,7 +64,15 @@ impl<P: MappingProvider> Lease<P> {
     pub fn checksums(&self) -> Option<Vec<u32>> {
         match &self.mapping.kind {
             MapKind::Mapped { checksums, .. } => checksums.clone(),
-            MapKind::Hole | MapKind::Unwritten { .. } => None,
+            MapKind::Hole | MapKind::Unwritten { .. } | MapKind::Inline { .. } => None,
+        }
+    }
+
+    /// The first bytes of block 0, if the provider stores them itself and the answer is about them.
+    pub fn inline(&self) -> Option<&[u8]> {
+        match &self.mapping.kind {
+            MapKind::Inline { bytes } => Some(bytes),
+            _ => None,
         }
     }
 
@@ -134,6 +144,10 @@ fn check_answer(asked: FileBlocks, intent: MapIntent, mapping: &Mapping) {
     assert_eq!(mapping.promised, promised, "promises for {intent:?}");
     if let MapKind::Mapped { checksums: Some(sums), .. } = &mapping.kind {
         assert_eq!(sums.len() as u64, blocks.len(), "one checksum per block");
+    }
+    if let MapKind::Inline { bytes } = &mapping.kind {
+        assert_eq!(blocks, FileBlocks::new(0, 1), "only block 0 is stored inline");
+        assert!(bytes.len() <= BLOCK_BYTES, "more than a block inline");
     }
 }
 

@@ -18,6 +18,7 @@ use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
+use crate::iomap::contract::Target;
 use crate::iomap::testkit::TestTransport;
 use crate::iomap::testkit::give_way;
 use crate::kit::sync::Mutex;
@@ -56,6 +57,8 @@ pub struct Script {
     pub room: u64,
     /// Keep and hand out checksums.
     pub checksums: bool,
+    /// Keep block 0 of objects that are not larger than this; 0 for never.
+    pub inline_bytes: u64,
 }
 
 /// What was asked so far.
@@ -77,6 +80,8 @@ pub struct MockCounts {
 
 struct State {
     stored: BTreeMap<u64, Stored>,
+    /// Block 0, if it is kept here.
+    inline: Option<Vec<u8>>,
     /// Counts the changes of each file block; a cookie is the sum over its range.
     version: BTreeMap<u64, u64>,
     free: Vec<u64>,
@@ -122,9 +127,11 @@ impl MockProvider {
             fail_done: false,
             room: u64::MAX,
             checksums: true,
+            inline_bytes: 0,
         };
         let state = State {
             stored: BTreeMap::new(),
+            inline: None,
             version: BTreeMap::new(),
             free: (0..blocks).rev().collect(),
             size: 0,
@@ -157,6 +164,11 @@ impl MockProvider {
         self.state.lock().stored.get(&block).copied()
     }
 
+    /// The bytes of block 0 that are kept without a place on the device.
+    pub fn inline(&self) -> Option<Vec<u8>> {
+        self.state.lock().inline.clone()
+    }
+
     /// Device blocks that nobody uses.
     pub fn free_blocks(&self) -> u64 {
         self.state.lock().free.len() as u64
@@ -177,6 +189,11 @@ impl MockProvider {
         let mut state = self.state.lock();
         state.size = size;
         state.durable_size = state.durable_size.min(size);
+        let keep = state.durable_size as usize;
+        if let Some(bytes) = &mut state.inline {
+            bytes.truncate(keep);
+            *state.version.entry(0).or_default() += 1;
+        }
     }
 
     /// Sets the durable size.
@@ -197,6 +214,9 @@ impl MockProvider {
     /// Forgets what is stored in `blocks` (truncate, punch).
     pub fn unmap(&self, blocks: FileBlocks) {
         let mut state = self.state.lock();
+        if blocks.start == 0 && state.inline.is_some() {
+            state.set(0, None);
+        }
         let range = blocks.start..blocks.end;
         let gone: Vec<u64> = state.stored.range(range).map(|(&b, _)| b).collect();
         for block in gone {
@@ -208,6 +228,9 @@ impl MockProvider {
 impl State {
     fn set(&mut self, block: u64, stored: Option<Stored>) {
         *self.version.entry(block).or_default() += 1;
+        if block == 0 {
+            self.inline = None;
+        }
         let old = match stored {
             Some(stored) => self.stored.insert(block, stored),
             None => self.stored.remove(&block),
@@ -245,6 +268,9 @@ impl State {
     }
 
     fn kind(&self, blocks: FileBlocks) -> MapKind {
+        if let Some(bytes) = self.inline.as_ref().filter(|_| blocks.start == 0) {
+            return MapKind::Inline { bytes: bytes.clone() };
+        }
         let Some(first) = self.stored.get(&blocks.start) else {
             return MapKind::Hole;
         };
@@ -269,7 +295,8 @@ impl State {
         // Walking a hole of the largest object block by block would take for ever.
         let near = asked.len().min(100_000);
         let near = FileBlocks::new(asked.start, asked.start + near);
-        let alike = self.alike(near);
+        let kept = near.start == 0 && self.inline.is_some();
+        let alike = if kept { 1 } else { self.alike(near) };
         let blocks = FileBlocks::new(asked.start, asked.start + alike);
         let promised = if intent.promises() { alike } else { 0 };
         if self.counts.promised + promised > self.script.room {
@@ -286,10 +313,17 @@ impl State {
         let mut places: Vec<Placement> = Vec::new();
         for run in runs {
             for block in run.start..run.end {
+                let fits = self.size > 0 && self.size <= self.script.inline_bytes;
+                if block == 0 && fits {
+                    let blocks = FileBlocks::new(0, 1);
+                    places.push(Placement { blocks, target: Target::Inline });
+                    continue;
+                }
                 let at = self.free.pop().expect("promised blocks have room");
                 claimed.push(at);
                 let joined = places.last_mut().filter(|last| {
-                    let next = last.at.plus(last.blocks.len());
+                    let Target::Device(start) = last.target else { return false };
+                    let next = start.plus(last.blocks.len());
                     let fits = last.blocks.len() < self.script.longest_placement;
                     last.blocks.end == block && next == BlockNo(at) && fits
                 });
@@ -297,7 +331,7 @@ impl State {
                     Some(last) => last.blocks.end += 1,
                     None => places.push(Placement {
                         blocks: FileBlocks::new(block, block + 1),
-                        at: BlockNo(at),
+                        target: Target::Device(BlockNo(at)),
                     }),
                 }
             }
@@ -308,18 +342,33 @@ impl State {
     fn finish(&mut self, runs: &[PlacedRun], settled: u64) {
         for run in runs {
             let blocks = run.placement.blocks;
+            assert!(self.counts.promised >= blocks.len(), "unpromised writeback");
+            self.counts.promised -= blocks.len();
+            let Target::Device(start) = run.placement.target else {
+                self.keep(run, settled);
+                continue;
+            };
             assert_eq!(run.checksums.len() as u64, blocks.len());
             for (index, block) in (blocks.start..blocks.end).enumerate() {
                 let sum = self.script.checksums.then_some(run.checksums[index]);
-                let stored =
-                    Stored { at: run.placement.at.0 + index as u64, sum, unwritten: false };
+                let stored = Stored { at: start.0 + index as u64, sum, unwritten: false };
                 self.set(block, Some(stored));
             }
-            assert!(self.counts.promised >= blocks.len(), "unpromised writeback");
-            self.counts.promised -= blocks.len();
         }
         self.durable_size = self.durable_size.max(settled);
         self.counts.done += 1;
+    }
+}
+
+impl State {
+    /// Keeps block 0 as far as the size goes; the rest of it must be zero.
+    fn keep(&mut self, run: &PlacedRun, settled: u64) {
+        let image = run.image.as_ref().expect("what is kept is handed over");
+        let size = self.durable_size.max(settled) as usize;
+        let (bytes, rest) = image.split_at(size.min(image.len()));
+        assert!(rest.iter().all(|&byte| byte == 0), "bytes behind the settled size would be lost");
+        self.set(0, None);
+        self.inline = Some(bytes.to_vec());
     }
 }
 

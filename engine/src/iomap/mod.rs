@@ -10,6 +10,7 @@
 //! | [`write`], [`guard`] | pieces applied whole or not at all |
 //! | [`eof`] | the one owner of the end-of-object rule |
 //! | [`zero`] | zeroing, and taking blocks out of the cache |
+//! | [`seek`] | data, holes, extents: what lies where, with what the cache holds |
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
 //! | [`iter`] | the cursor over mappings |
@@ -36,6 +37,7 @@ pub mod pause;
 pub mod read;
 pub mod read_direct;
 pub mod run;
+pub mod seek;
 pub mod share;
 pub mod write;
 pub mod write_direct;

@@ -41,6 +41,8 @@ pub enum Canary {
     WriteUnlocked,
     /// A direct read does not look into the cache.
     ReadPastDirty,
+    /// A batch settles the size of before it took its images, whatever these hold.
+    SettleOldSize,
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use futures_util::stream;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::iomap::ahead::Reader;
 use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
@@ -182,7 +183,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let len = (bytes.end - bytes.start) as usize;
         let into = &mut bytes_of(memory)?[at..at + len];
-        Ok(self.read_at(bytes.start, into).await? as u64)
+        Ok(self.read_by(&Reader::default(), bytes.start, into).await? as u64)
     }
 
     /// Reads `blocks` to block `at` of the memory; gives back how many bytes lay below the size.

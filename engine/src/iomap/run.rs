@@ -1,6 +1,7 @@
 //! Joins dirty runs and their places into device writes.
 //!
-//! Guarantees: every block of every run is written exactly once, at its place; blocks that are
+//! Guarantees: every block of every run is written exactly once, at its place, or handed to the
+//! provider once; blocks that are
 //! neighbours on the device travel in one write of at most `WRITEBACK_RUN_BLOCKS`, whatever their
 //! place in the object; checksums are of the bytes that are written. Pure.
 //!
@@ -11,9 +12,11 @@ use foliant_device::Segment;
 use crate::iomap::contract::DirtyRun;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
+use crate::iomap::contract::Target;
 use crate::limits::WRITEBACK_RUN_BLOCKS;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
+use crate::units::FileBlocks;
 
 /// One write to the device.
 #[derive(Debug)]
@@ -98,6 +101,14 @@ fn blocks_of(segment: &Segment) -> u64 {
     (segment.len() / BLOCK_BYTES) as u64
 }
 
+/// Block 0 for the provider, which stores it without the device.
+fn keep(source: &mut Source<'_>, placement: Placement) -> PlacedRun {
+    assert_eq!(placement.blocks, FileBlocks::new(0, 1), "only block 0 is stored inline");
+    let (image, _) = source.peek(0, 1);
+    source.advance(1);
+    PlacedRun { placement, checksums: Vec::new(), image: Some(image) }
+}
+
 /// The writes that bring `runs` to `placements`.
 ///
 /// # Panics
@@ -107,18 +118,25 @@ pub fn plan(runs: &[DirtyRun], placements: &[Placement]) -> Plan {
     let mut source = Source::new(runs);
     for placement in placements {
         assert!(!placement.blocks.is_empty(), "a place for nothing");
+        let at = match placement.target {
+            Target::Device(at) => at,
+            Target::Inline => {
+                plan.placed.push(keep(&mut source, *placement));
+                continue;
+            }
+        };
         let mut checksums = Vec::with_capacity(placement.blocks.len() as usize);
         let mut done = 0;
         while done < placement.blocks.len() {
-            let at = placement.blocks.start + done;
-            let (piece, blocks) = source.peek(at, placement.blocks.len() - done);
-            let taken = plan.push(placement.at.plus(done), &piece, blocks);
+            let block = placement.blocks.start + done;
+            let (piece, blocks) = source.peek(block, placement.blocks.len() - done);
+            let taken = plan.push(at.plus(done), &piece, blocks);
             let bytes = &piece[..taken as usize * BLOCK_BYTES];
             checksums.extend(bytes.chunks(BLOCK_BYTES).map(crc32c::crc32c));
             source.advance(taken);
             done += taken;
         }
-        plan.placed.push(PlacedRun { placement: *placement, checksums });
+        plan.placed.push(PlacedRun { placement: *placement, checksums, image: None });
     }
     assert_eq!(source.current, source.segments.len(), "blocks without place");
     plan
@@ -132,7 +150,6 @@ mod tests {
 
     use super::*;
     use crate::iomap::testkit::Random;
-    use crate::units::FileBlocks;
 
     /// A run whose blocks carry their file block number, in segments of random size.
     fn run(arena: &Arena, random: &mut Random, blocks: FileBlocks) -> DirtyRun {
@@ -163,7 +180,7 @@ mod tests {
                 let count = (1 + random.below(90)).min(run.blocks.end - from);
                 places.push(Placement {
                     blocks: FileBlocks::new(from, from + count),
-                    at: BlockNo(at),
+                    target: Target::Device(BlockNo(at)),
                 });
                 from += count;
                 at += count + random.below(2) * 7;
@@ -198,8 +215,11 @@ mod tests {
                 }
             }
             for placed in &plan.placed {
+                let Target::Device(first) = placed.placement.target else {
+                    panic!("not asked for")
+                };
                 for (index, sum) in placed.checksums.iter().enumerate() {
-                    let block = &device[&(placed.placement.at.0 + index as u64)];
+                    let block = &device[&(first.0 + index as u64)];
                     let name = u64::from_le_bytes(block[..8].try_into().unwrap());
                     assert_eq!(name, placed.placement.blocks.start + index as u64);
                     assert_eq!(crc32c::crc32c(block), *sum);
@@ -218,7 +238,7 @@ mod tests {
         let runs: Vec<_> = ranges.map(|r| run(&arena, &mut random, r)).collect();
         let place = |(index, run): (usize, &DirtyRun)| Placement {
             blocks: run.blocks,
-            at: BlockNo(500 + index as u64),
+            target: Target::Device(BlockNo(500 + index as u64)),
         };
         let places: Vec<_> = runs.iter().enumerate().map(place).collect();
         let plan = plan(&runs, &places);
@@ -227,12 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn what_the_provider_keeps_is_handed_over_and_not_written() {
+        let arena = Arena::new(1 << 20).unwrap();
+        let mut random = Random::new(1);
+        let runs = [run(&arena, &mut random, FileBlocks::new(0, 3))];
+        let places = [
+            Placement { blocks: FileBlocks::new(0, 1), target: Target::Inline },
+            Placement { blocks: FileBlocks::new(1, 3), target: Target::Device(BlockNo(70)) },
+        ];
+        let plan = plan(&runs, &places);
+        let writes: Vec<_> = plan.writes.iter().map(|w| (w.at.0, w.blocks)).collect();
+        assert_eq!(writes, [(70, 2)]);
+        let image = plan.placed[0].image.as_ref().unwrap();
+        assert_eq!(image[..], runs[0].data[0][..BLOCK_BYTES]);
+        assert!(plan.placed[0].checksums.is_empty());
+        assert_eq!((plan.placed[1].checksums.len(), plan.placed[1].image.is_none()), (2, true));
+    }
+
+    #[test]
     #[should_panic(expected = "blocks without place")]
     fn a_place_too_few_is_noticed() {
         let arena = Arena::new(1 << 20).unwrap();
         let mut random = Random::new(1);
         let runs = [run(&arena, &mut random, FileBlocks::new(0, 4))];
-        let short = Placement { blocks: FileBlocks::new(0, 3), at: BlockNo(9) };
+        let short = Placement { blocks: FileBlocks::new(0, 3), target: Target::Device(BlockNo(9)) };
         plan(&runs, &[short]);
     }
 }

@@ -104,10 +104,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         self.pauses.at(Point::AfterFolioLock).await;
         let runs = vec![DirtyRun { blocks, data: vec![data] }];
         let size = old.max(end);
-        self.carry(&runs, size, self.settled_size(size, &runs)).await?;
+        let sent = self.carry(&runs, size, self.settled_size(size, &runs)).await?;
         // From here on nothing waits: the transaction, the cache and the size change together.
         promised.used();
-        Counts::add(&self.counts.blocks_written, blocks.len());
+        Counts::add(&self.counts.blocks_written, sent);
         let folios = self.supersede(folios, blocks);
         if end > old {
             // Behind the invalidation, so that nobody finds old bytes below the new size. No folio holds

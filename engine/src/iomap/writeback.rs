@@ -196,10 +196,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let result = self.carry(&runs, size, settled).await;
         let forgiven = self.pauses.is_broken(Canary::ForgetWriteErrors);
         batch.end(result.is_ok() || forgiven);
-        result.inspect_err(|_| {
+        let sent = result.inspect_err(|_| {
             self.failed_batches.fetch_add(1, Ordering::AcqRel);
         })?;
-        Counts::add(&self.counts.blocks_written, blocks);
+        Counts::add(&self.counts.blocks_written, sent);
         Ok(Written { blocks, end })
     }
 
@@ -223,7 +223,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     ///
     /// Errors: `TimedOut` (an older image of the first one does not arrive).
     async fn collect(&self, blocks: FileBlocks) -> Result<Option<Collected<'_, P>>> {
-        let size = self.provider.size();
+        // Sampled first: every byte below it is on the device, or dirty from now on.
+        let mut size = self.provider.size();
         let mut batch = Batch { provider: &*self.provider, folios: Vec::new() };
         let mut taken: Vec<(FileBlocks, Segment)> = Vec::new();
         let mut count = 0;
@@ -238,6 +239,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let Some(mut locked) = locked.map(Grip::from) else {
                 break;
             };
+            if folio.index() == 0 && !self.pauses.is_broken(Canary::SettleOldSize) {
+                // Who grows the object inside of block 0 holds this lock, so the image has all of it;
+                // a provider that keeps the image itself cannot record less than the image holds.
+                size = size.max(self.provider.size().min(BLOCK));
+            }
             let begun = self.take_images(&mut locked);
             let waits = locked.folio().is_waiting_for_writeback();
             drop(locked);
@@ -317,14 +323,15 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         size
     }
 
-    /// Places, device writes, completion. The caller has a slot, and the runs are under writeback or
-    /// its folios are locked.
-    pub(super) async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<()> {
+    /// Places, device writes, completion; how many blocks went to the device. The caller has a slot, and
+    /// the runs are under writeback or its folios are locked.
+    pub(super) async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<u64> {
         self.pauses.at(Point::BeforeWritebackMapping).await;
         let blocks: Vec<FileBlocks> = runs.iter().map(|run| run.blocks).collect();
         let (claims, placements) = self.provider.map_writeback(&blocks).await?;
         let claims = Claims(Some(claims));
         let plan = plan(runs, &placements);
+        let blocks = plan.writes.iter().map(|write| write.blocks).sum();
         let written = self.write_all(plan.writes).await;
         self.pauses.at(Point::BeforeCompletion).await;
         let claims = claims.settled();
@@ -332,7 +339,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         // Looked at again: batches that were on their way have arrived meanwhile. What became dirty since
         // then does not matter, because older bytes of it are stored: either answer holds.
         let settled = settled.max(self.settled_size(size, runs));
-        self.provider.writeback_done(claims, plan.placed, settled).await
+        self.provider.writeback_done(claims, plan.placed, settled).await?;
+        Ok(blocks)
     }
 
     /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards.

@@ -164,7 +164,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     fn stored_in(&self, lease: &Lease<P>) -> Option<FileBlocks> {
         match lease.mapping().kind {
-            MapKind::Mapped { .. } => Some(lease.blocks()),
+            MapKind::Mapped { .. } | MapKind::Inline { .. } => Some(lease.blocks()),
             MapKind::Hole | MapKind::Unwritten { .. } => {
                 let block = self.cache.first_unsettled(lease.blocks())?;
                 Some(FileBlocks::new(block, block + 1))

@@ -28,6 +28,8 @@ pub enum Canary {
     KeepPunched,
     /// A punch or a shrink does not give its blocks back.
     LoseSpace,
+    /// A block that moves out of its object's record leaves its bytes there.
+    KeepInlineBytes,
     /// Replay takes groups of an earlier epoch for good.
     IgnoreEpoch,
 }

@@ -20,8 +20,6 @@ pub use parking_lot::RwLock;
 #[cfg(not(feature = "model"))]
 pub use tokio::sync::Mutex as AsyncMutex;
 #[cfg(not(feature = "model"))]
-pub use tokio::sync::MutexGuard as AsyncMutexGuard;
-#[cfg(not(feature = "model"))]
 pub use tokio::sync::Notify;
 #[cfg(not(feature = "model"))]
 pub use tokio::sync::Semaphore;
@@ -32,8 +30,6 @@ pub use tokio::time::timeout;
 
 #[cfg(feature = "model")]
 pub use stepped::AsyncMutex;
-#[cfg(feature = "model")]
-pub use stepped::AsyncMutexGuard;
 #[cfg(feature = "model")]
 pub use stepped::Mutex;
 #[cfg(feature = "model")]

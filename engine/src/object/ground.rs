@@ -23,6 +23,8 @@ pub struct Ground {
     pub space: Space,
     /// Set when a flush failed.
     pub poison: Poison,
+    /// Whether the volume's format lets records hold the bytes of small objects.
+    pub inline: bool,
 }
 
 /// What free space asks of the log.
@@ -48,7 +50,12 @@ impl Ground {
     pub async fn new(meta: Meta, layout: Layout, poison: Poison) -> Result<Self> {
         let space = Space::new(layout, std::sync::Arc::new(VolumeLog(meta.clone())));
         space.load(meta.read().await.root())?;
-        Ok(Self { meta, space, poison })
+        Ok(Self { meta, space, poison, inline: false })
+    }
+
+    /// The same with records that may hold the bytes of small objects, or not.
+    pub fn with_inline(self, inline: bool) -> Self {
+        Self { inline, ..self }
     }
 
     /// Promises `blocks`, behind a checkpoint if freed blocks wait for one.

@@ -40,6 +40,7 @@ use crate::kit::range_lock::RangeGuard;
 use crate::meta::HomeMark;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
+use crate::object::inline;
 use crate::object::open::OpenObject;
 use crate::object::open::Wing;
 use crate::object::records;
@@ -76,8 +77,12 @@ struct Change {
     /// Which of the locked folios holds it.
     folio: usize,
     after: Buffer,
-    /// A fresh block takes the content; otherwise it goes home in place.
+    /// A fresh block, or the record, takes the content; otherwise it goes home in place.
     moved: bool,
+    /// The size that the object has afterwards.
+    end: u64,
+    /// The content goes into the object's record.
+    inline: bool,
 }
 
 /// A locked folio with the memory that replaces its own, should that be shared when it changes.
@@ -130,6 +135,7 @@ pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) ->
         let grip = &staged.folios[change.folio].grip;
         place(ground, &mut txn, &mut ticket, change, grip).await?;
     }
+    record_all_inline(&mut parts, &staged.changes);
     let sizes = record_sizes(&mut txn, &mut ticket, &parts).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
@@ -216,7 +222,10 @@ async fn stage(memory: &Memory, parts: &[LoggedPart], blocks: usize) -> Result<S
             let mut after = images.pop().expect("one image per patched block");
             fill_image(&staged.folios[folio].grip, block, patches, &mut after);
             let object = part.object.clone();
-            staged.changes.push(Change { object, block, folio, after, moved: false });
+            // Nobody else can change a size within block 0 while its range is locked.
+            let end = part.end.max(object.state().size());
+            let (moved, inline) = (false, false);
+            staged.changes.push(Change { object, block, folio, after, moved, end, inline });
         }
     }
     for held in &mut staged.folios {
@@ -244,7 +253,17 @@ fn fill_image(grip: &Grip, block: u64, patches: &[Patch], after: &mut Buffer) {
     }
 }
 
-/// Logs one block: as a delta where it lies, or whole in a fresh place.
+/// What goes into a record is not dirty any more, so all of it must be below the recorded size, also
+/// what plain writes put there before.
+fn record_all_inline(parts: &mut [LoggedPart], changes: &[Change]) {
+    for change in changes.iter().filter(|change| change.inline) {
+        let id = change.object.state().id();
+        let own = parts.iter_mut().filter(|part| part.object.state().id() == id);
+        own.for_each(|part| part.end = part.end.max(change.end));
+    }
+}
+
+/// Logs one block: as a delta where it lies, whole in a fresh place, or in the object's record.
 async fn place(
     ground: &Ground,
     txn: &mut MetaTxn,
@@ -253,6 +272,10 @@ async fn place(
     grip: &Grip,
 ) -> Result<()> {
     let state = change.object.state();
+    if change.block == 0 && inline::belongs(ground, txn, state.id(), change.end).await? {
+        (change.moved, change.inline) = (true, true);
+        return inline::store(txn, ticket, state.id(), change.end, &change.after).await;
+    }
     let home = match extent::lookup(txn, state.id(), change.block).await? {
         Lookup::Extent(e) if !e.unwritten => Some(e.start),
         _ => None,
@@ -291,6 +314,9 @@ async fn remap(txn: &mut MetaTxn, ticket: &mut Ticket, change: &Change, at: Bloc
     for span in extent::replace(txn, ticket, id, range, &[extent]).await? {
         ticket.free(span);
     }
+    if change.block == 0 {
+        inline::take_out(txn, ticket, change.object.state()).await?;
+    }
     Ok(())
 }
 
@@ -318,10 +344,15 @@ fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change
     }
     for change in changes {
         let blocks = FileBlocks::new(change.block, change.block + 1);
-        match change.moved {
-            true => change.object.state().committed(lsn, None, &[blocks]),
-            false => change.object.state().changed_in_place(change.block),
+        let state = change.object.state();
+        if !change.moved {
+            state.changed_in_place(change.block);
+            continue;
         }
+        if change.block == 0 {
+            state.set_inline(change.inline);
+        }
+        state.committed(lsn, None, &[blocks]);
     }
 }
 
@@ -331,7 +362,9 @@ fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged, lsn: Lsn) {
     for change in changes {
         let Held { grip, spare } = &mut folios[change.folio];
         let own = FileBlocks::new(change.block, change.block + 1);
-        grip.mark_journal(change.block, lsn);
+        if !change.inline {
+            grip.mark_journal(change.block, lsn);
+        }
         if grip.order() == 0 {
             grip.install(change.after);
         } else {

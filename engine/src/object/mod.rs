@@ -6,12 +6,14 @@
 //! | [`state`], [`cookies`] | sizes, health, validity of one open object |
 //! | [`ground`] | what all objects stand on, promises of room |
 //! | [`provider`] | where bytes lie: mapping, placement, remap |
+//! | [`inline`] | small objects in their record |
 //! | [`journaled`] | logged writes: the put-folio hook that attaches data to a transaction |
 //! | [`resize`] | truncate, punch, preallocate |
 //! | [`open`], [`table`] | an open object, and all of them |
 
 pub mod cookies;
 pub mod ground;
+pub mod inline;
 pub mod journaled;
 pub mod open;
 pub mod provider;

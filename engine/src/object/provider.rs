@@ -2,7 +2,7 @@
 //!
 //! Guarantees, beyond the contract: data goes out of place (a block that is stored is never
 //! overwritten by writeback), except into unwritten extents; a batch becomes visible in one
-//! metadata transaction, behind a flush of its data; a failed or dropped batch leaves no claim.
+//! metadata transaction, behind a flush of its data (if the device has any of it); a failed or dropped batch leaves no claim.
 //! Does not touch folios, does not choose what is written when. Called by `iomap`.
 
 use std::sync::Arc;
@@ -19,10 +19,12 @@ use crate::iomap::contract::Mapping;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
+use crate::iomap::contract::Target;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
+use crate::object::inline;
 use crate::object::records;
 use crate::object::state::ObjectState;
 use crate::units::DeviceSpan;
@@ -62,6 +64,13 @@ impl ObjectProvider {
         // Sampled with the view held: changes are noted while the metadata lock is held exclusively, so
         // none can fall between the answer and the sample.
         let cookie_of = |blocks| self.state.cookies.sample(blocks);
+        if blocks.start == 0 && self.state.is_inline() {
+            let bytes = records::inline(&view, self.state.id()).await;
+            // A look without a range lock may find the object removed since it began.
+            let bytes = bytes.or_else(|cause| self.state.check_present().and(Err(cause)))?;
+            let first = FileBlocks::new(0, 1);
+            return Ok((first, MapKind::Inline { bytes }, cookie_of(first)));
+        }
         let found = extent::lookup(&view, self.state.id(), blocks.start).await?;
         let (end, kind) = match found {
             Lookup::Hole { until } => (until, MapKind::Hole),
@@ -96,8 +105,9 @@ impl ObjectProvider {
             }
         }
         for run in runs {
-            let space = &self.ground.space;
-            space.store_checksums(txn, run.placement.at, &run.checksums).await?;
+            if let Target::Device(at) = run.placement.target {
+                self.ground.space.store_checksums(txn, at, &run.checksums).await?;
+            }
         }
         Ok(())
     }
@@ -106,7 +116,8 @@ impl ObjectProvider {
 /// Placed runs as extents, neighbours joined, so that the tree is touched once per extent.
 fn joined(runs: &[PlacedRun]) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
-    for Placement { blocks, at } in runs.iter().map(|r| r.placement) {
+    for Placement { blocks, target } in runs.iter().map(|r| r.placement) {
+        let Target::Device(at) = target else { continue };
         match extents.last_mut() {
             Some(last)
                 if last.at + last.blocks == blocks.start && last.start.plus(last.blocks) == at =>
@@ -137,7 +148,8 @@ fn placements(runs: &[FileBlocks], spans: &[DeviceSpan]) -> Vec<Placement> {
                 continue;
             }
             let take = rest.blocks.min(run.end - at);
-            placed.push(Placement { blocks: FileBlocks::new(at, at + take), at: rest.start });
+            let blocks = FileBlocks::new(at, at + take);
+            placed.push(Placement { blocks, target: Target::Device(rest.start) });
             rest = DeviceSpan::new(rest.start.plus(take), rest.blocks - take);
             at += take;
         }
@@ -215,7 +227,11 @@ impl MappingProvider for ObjectProvider {
         let mut ticket = self.ground.ticket();
         let mut settled = Vec::new();
         let mut fresh = Vec::new();
+        let inline = inline::at_writeback(&self.ground, &self.state, &view, runs).await?;
+        settled.extend(inline);
         for &run in runs {
+            let start = if inline.is_some() { run.start.max(1) } else { run.start };
+            let run = FileBlocks::new(start, run.end);
             let unwritten = unwritten_parts(&view, self.state.id(), run).await?;
             let mut at = run.start;
             for part in unwritten {
@@ -246,8 +262,9 @@ impl MappingProvider for ObjectProvider {
         settled_size: u64,
     ) -> Result<()> {
         let WritebackBatch { mut ticket } = batch;
+        let to_device = runs.iter().any(|run| run.image.is_none());
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
-        if !is_broken(Canary::MapBeforeData) {
+        if to_device && !is_broken(Canary::MapBeforeData) {
             self.ground.meta.flush().await?;
         }
         let mut txn = self.ground.meta.begin().await?;
@@ -260,13 +277,14 @@ impl MappingProvider for ObjectProvider {
         }
         self.remap(&mut txn, &mut ticket, &runs).await?;
         let grown = (settled_size > self.state.recorded_size()).then_some(settled_size);
-        if let Some(size) = grown {
-            records::set_size(&mut txn, &mut ticket, self.state.id(), size).await?;
-        }
+        let inline = inline::record(&mut txn, &mut ticket, &self.state, &runs, grown).await?;
         ticket.record(&mut txn).await?;
         let prepared = txn.prepare().await?;
         let remapped: Vec<_> = runs.iter().map(|r| r.placement.blocks).collect();
-        let lsn = prepared.commit_with(|lsn| self.state.committed(lsn, grown, &remapped));
+        let lsn = prepared.commit_with(|lsn| {
+            self.state.set_inline(inline);
+            self.state.committed(lsn, grown, &remapped);
+        });
         ticket.settle(lsn);
         self.ground.space.unreserve(written);
         Ok(())
@@ -287,7 +305,8 @@ async fn unwritten_parts<R: crate::meta::view::BlockRead>(
             Lookup::Extent(e) => {
                 let end = run.end.min(e.at + e.blocks);
                 if e.unwritten {
-                    parts.push(Placement { blocks: FileBlocks::new(at, end), at: e.start });
+                    let blocks = FileBlocks::new(at, end);
+                    parts.push(Placement { blocks, target: Target::Device(e.start) });
                 }
                 end
             }
@@ -303,8 +322,8 @@ mod tests {
 
     fn run(start: u64, end: u64, at: u64) -> PlacedRun {
         let blocks = FileBlocks::new(start, end);
-        let placement = Placement { blocks, at: BlockNo(at) };
-        PlacedRun { placement, checksums: vec![0; blocks.len() as usize] }
+        let placement = Placement { blocks, target: Target::Device(BlockNo(at)) };
+        PlacedRun { placement, checksums: vec![0; blocks.len() as usize], image: None }
     }
 
     #[test]
@@ -320,7 +339,8 @@ mod tests {
         let spans = [DeviceSpan::new(BlockNo(50), 3), DeviceSpan::new(BlockNo(90), 7)];
         let placed = placements(&runs, &spans);
         let pieces: Vec<_> =
-            placed.iter().map(|p| (p.blocks.start, p.blocks.end, p.at.0)).collect();
-        assert_eq!(pieces, [(0, 3, 50), (3, 5, 90), (8, 9, 92), (20, 24, 93)]);
+            placed.iter().map(|p| (p.blocks.start, p.blocks.end, p.target)).collect();
+        let expected = [(0, 3, 50), (3, 5, 90), (8, 9, 92), (20, 24, 93)];
+        assert_eq!(pieces, expected.map(|(a, b, at)| (a, b, Target::Device(BlockNo(at)))));
     }
 }

@@ -8,6 +8,7 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::object_record;
 use crate::format::object_record::ObjectRecord;
+use crate::limits::INLINE_BYTES_MAX;
 use crate::limits::NAME_BYTES_MAX;
 use crate::meta::tree;
 use crate::meta::view::BlockRead;
@@ -76,7 +77,7 @@ async fn expect<R: BlockRead>(r: &R, object: ObjectId) -> Result<ObjectRecord> {
     found.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{object} lost its record")))
 }
 
-/// Sets the size in an object's record. Errors: as [`update`].
+/// Sets the size in an object's record, which cuts its inline bytes there. Errors: as [`update`].
 pub async fn set_size<W: BlockWrite, S: NodeSupply>(
     w: &mut W,
     supply: &mut S,
@@ -85,6 +86,27 @@ pub async fn set_size<W: BlockWrite, S: NodeSupply>(
 ) -> Result<()> {
     let mut record = expect(w, object).await?;
     record.size = size;
+    record.inline.truncate(size.min(INLINE_BYTES_MAX as u64) as usize);
+    update(w, supply, object, &record).await
+}
+
+/// The inline bytes in an object's record. Errors: `Corrupt` when there is none, and as [`get`].
+pub async fn inline<R: BlockRead>(r: &R, object: ObjectId) -> Result<Vec<u8>> {
+    Ok(expect(r, object).await?.inline)
+}
+
+/// Stores `inline` as the first bytes of the object, in place of its block 0, and sets the size if
+/// there is one to set. No bytes: block 0 is elsewhere, or a hole. Errors: as [`update`].
+pub async fn set_inline<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    object: ObjectId,
+    size: Option<u64>,
+    inline: &[u8],
+) -> Result<()> {
+    let mut record = expect(w, object).await?;
+    record.size = size.unwrap_or(record.size);
+    record.inline = inline.to_vec();
     update(w, supply, object, &record).await
 }
 
@@ -225,6 +247,7 @@ mod tests {
             flags: 0,
             size,
             attributes: vec![size as u8; size as usize % 513],
+            inline: vec![!size as u8; (size as usize).min(size as usize * 31 % 449)],
         }
     }
 

@@ -25,6 +25,7 @@ use crate::kit::canary::is_broken;
 use crate::kit::range_lock::RangeGuard;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::meta::MetaTxn;
+use crate::object::inline;
 use crate::object::open::OpenObject;
 use crate::object::records;
 use crate::units::BLOCK;
@@ -99,7 +100,10 @@ async fn shrink(object: &Arc<OpenObject>, held: &RangeGuard, size: u64) -> Resul
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
     let lsn = prepared.commit_with(|lsn| {
-        state.committed(lsn, Some(recorded), &[behind]);
+        // What is inline was cut with the record.
+        let cut = if state.is_inline() { inline::FIRST } else { behind };
+        state.set_inline(state.is_inline() && recorded > 0);
+        state.committed(lsn, Some(recorded), &[behind, cut]);
         state.set_size(size);
     });
     ticket.settle(lsn);
@@ -153,7 +157,7 @@ pub(super) async fn trim(object: &Arc<OpenObject>, mut blocks: FileBlocks) -> Re
 }
 
 /// Makes the blocks that lie wholly inside `range` holes, and zeroes the rest of it, as far as it
-/// lies below the size. Not atomic over more than 512 extents. The size does not change.
+/// lies below the size. A range that reaches to the size takes the last block whole. Not atomic over more than 512 extents. The size does not change.
 ///
 /// Errors: `InvalidInput`, `NoSpace` (edges, when the whole blocks gave back nothing), `Closed`,
 /// `WritesStopped`, `Device`.
@@ -166,6 +170,9 @@ pub async fn punch(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {
     let covering = FileBlocks::covering(&range);
     let held = object.core().ranges().exclusive(covering.start..covering.end).await;
     check_writable(object)?;
+    // Behind the size there is nothing to keep, and with the block of the end locked it stays there.
+    let to_end = range.end >= object.state().size();
+    let range = if to_end { range.start..covering.end * BLOCK } else { range };
     let inner = FileBlocks::new(
         range.start.div_ceil(BLOCK).min(covering.end),
         (range.end / BLOCK).max(range.start.div_ceil(BLOCK)),
@@ -187,12 +194,20 @@ async fn punch_step(
     let _still = object.core().hold_writeback().await;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
+    let state = object.state();
     let rest = remove_extents(&mut txn, &mut ticket, object, blocks).await?;
+    let first = blocks.start == 0;
+    if first {
+        inline::take_out(&mut txn, &mut ticket, state).await?;
+    }
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
     let end = rest.unwrap_or(blocks.end);
     let done = FileBlocks::new(blocks.start, end);
-    let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[done]));
+    let lsn = prepared.commit_with(|lsn| {
+        state.set_inline(state.is_inline() && !first);
+        state.committed(lsn, None, &[done]);
+    });
     ticket.settle(lsn);
     if !is_broken(Canary::KeepPunched) {
         object.core().drop_cached(held, done).await?;

@@ -28,6 +28,8 @@ pub struct ObjectState {
     recorded_size: AtomicU64,
     /// The newest transaction that touched this object; a sync waits for it.
     last_lsn: AtomicU64,
+    /// Whether the committed record holds inline bytes; written only with the metadata lock held.
+    inline: AtomicBool,
     removed: AtomicBool,
     /// The first failed writeback. It stays: a later sync must not turn a lost write into success.
     failed: OnceLock<Error>,
@@ -45,6 +47,7 @@ impl ObjectState {
             size: AtomicU64::new(size),
             recorded_size: AtomicU64::new(size),
             last_lsn: AtomicU64::new(0),
+            inline: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             failed: OnceLock::new(),
             cookies: Cookies::new(),
@@ -94,6 +97,17 @@ impl ObjectState {
     /// [`ObjectState::committed`], which notes the blocks that move.
     pub fn changed_in_place(&self, block: u64) {
         self.contents.note(FileBlocks::new(block, block + 1));
+    }
+
+    /// Whether block 0 is stored in the committed record.
+    pub fn is_inline(&self) -> bool {
+        self.inline.load(Ordering::Acquire)
+    }
+
+    /// Notes whether block 0 is stored in the record. Called where [`ObjectState::committed`] is, or
+    /// before anybody knows the object.
+    pub fn set_inline(&self, inline: bool) {
+        self.inline.store(inline, Ordering::Release);
     }
 
     /// The newest transaction that touched the object.

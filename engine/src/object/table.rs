@@ -16,9 +16,11 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::extent;
+use crate::extent::Lookup;
 use crate::format::object_record::ObjectRecord;
 use crate::iomap::bundle::Totals;
 use crate::meta::MetaTxn;
+use crate::meta::view::BlockRead;
 use crate::object::ground::Ground;
 use crate::object::open::OpenObject;
 use crate::object::open::Wing;
@@ -76,7 +78,10 @@ impl Table {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{id} does not exist")))?;
         // Entered with the view held: nobody can change the record, and then close the object, in
         // between; its size would be an old one.
-        let object = self.enter(id, record.size);
+        if !record.inline.is_empty() {
+            check_inline(&view, id).await?;
+        }
+        let object = self.enter(id, record.size, !record.inline.is_empty());
         // A batch may have mapped more than it could record; these bytes were never promised, and
         // must not come to light when the object grows.
         let behind = FileBlocks::new(record.size.div_ceil(BLOCK), resize::BLOCKS_END);
@@ -100,10 +105,11 @@ impl Table {
         Ok(())
     }
 
-    fn enter(&self, id: ObjectId, size: u64) -> Arc<OpenObject> {
+    fn enter(&self, id: ObjectId, size: u64, inline: bool) -> Arc<OpenObject> {
         let mut open = self.open.lock();
         let make = || {
             let state = ObjectState::new(id, size);
+            state.set_inline(inline);
             Arc::new(OpenObject::new(self.ground.clone(), &self.wing, state))
         };
         open.entry(id).or_insert_with(make).clone()
@@ -147,7 +153,7 @@ impl Table {
     pub async fn finish_removal(&self, id: ObjectId) -> Result<()> {
         let object = {
             let known = self.open.lock().get(&id).cloned();
-            known.unwrap_or_else(|| self.enter(id, 0))
+            known.unwrap_or_else(|| self.enter(id, 0, false))
         };
         object.state().mark_removed();
         let everything = FileBlocks::new(0, resize::BLOCKS_END);
@@ -179,5 +185,16 @@ impl Table {
             self.finish_removal(id).await?;
             finished += 1;
         }
+    }
+}
+
+/// Block 0 must not be stored twice. Errors: `Corrupt` when it is, and those of a look-up.
+async fn check_inline<R: BlockRead>(view: &R, id: ObjectId) -> Result<()> {
+    match extent::lookup(view, id, 0).await? {
+        Lookup::Extent(e) if !e.unwritten => {
+            let why = format!("{id} has its block 0 in its record and on the device");
+            Err(Error::new(ErrorKind::Corrupt, why))
+        }
+        _ => Ok(()),
     }
 }

@@ -18,6 +18,7 @@ use crate::format::layout::Layout;
 use crate::format::layout::SUPERBLOCKS;
 use crate::format::superblock;
 use crate::format::superblock::Features;
+use crate::format::superblock::INCOMPATIBLE_INLINE;
 use crate::format::superblock::Superblock;
 use crate::journal::Journal;
 use crate::kit::memory::Memory;
@@ -56,7 +57,7 @@ pub async fn make(device: &Device, options: &MakeOptions) -> Result<()> {
     }
     let superblock = Superblock {
         uuid: options.uuid,
-        features: Features::default(),
+        features: Features { incompatible: INCOMPATIBLE_INLINE, ..Features::default() },
         device_blocks: blocks,
         journal_blocks: journal,
     };

@@ -113,6 +113,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let meta = Meta::open(&device, &memory, &journal, &poison, metadata).await?;
     let data_blocks = layout.data_blocks();
     let ground = Ground::new(meta, layout, poison).await?;
+    let ground = ground.with_inline(superblock.allows_inline());
     let (wing, reclaiming) = wing(memory, device.clone(), &ground);
     let table = Arc::new(Table::new(ground, wing));
     let tasks = Tasks::start(&table, &journal, reclaiming.reclaim.clone());

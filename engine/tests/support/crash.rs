@@ -12,6 +12,9 @@
 //! * *mixed* objects are changed by both. Each block must be one of the contents it had since the last
 //!   sync, or since the last acknowledged commit that touched it.
 //!
+//! The last logged object stays around the size up to which an object lives in its record, and the
+//! others come by.
+//!
 //! Some volumes are so small that freed blocks are used again at once, and that there is no space
 //! at times; an operation that is refused must leave what a read then shows.
 //!
@@ -214,10 +217,13 @@ impl Run {
         let mut loose: BTreeMap<usize, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
         let mut transaction = engine.transaction();
         for _ in 0..=self.rng.below(if tiny { 1 } else { 4 }) {
-            let len = if tiny { self.rng.below(40) as usize + 1 } else { self.length() };
-            let at = self.rng.below(BYTES_MAX / 2) as usize;
-            let data = bytes(&mut self.rng, len);
+            let mut len = if tiny { self.rng.below(40) as usize + 1 } else { self.length() };
+            let mut at = self.spot();
             let which = self.rng.below((LOGGED + MIXED) as u64) as usize;
+            if which == LOGGED - 1 {
+                (at, len) = (at % 380, len % 100 + 1);
+            }
+            let data = bytes(&mut self.rng, len);
             let object = match which {
                 0..LOGGED => &handles.logged[which],
                 _ => &handles.loose[PLAIN + which - LOGGED],
@@ -269,6 +275,14 @@ impl Run {
         }
     }
 
+    /// Where to write: anywhere, or where small objects have their bytes.
+    fn spot(&mut self) -> usize {
+        match self.rng.below(5) {
+            0 => self.rng.below(300) as usize,
+            _ => self.rng.below(BYTES_MAX / 2) as usize,
+        }
+    }
+
     fn length(&mut self) -> usize {
         match self.rng.below(4) {
             0 => self.rng.below(200) as usize + 1,
@@ -293,7 +307,8 @@ impl Run {
         let model = &mut self.loose[which];
         match self.rng.below(10) {
             0 => {
-                let to = self.rng.below(BYTES_MAX);
+                let small = self.rng.below(2) == 0;
+                let to = self.rng.below(if small { 600 } else { BYTES_MAX });
                 model.change(|b| b.resize(to as usize, 0));
                 object.truncate(to).await
             }
@@ -310,7 +325,7 @@ impl Run {
             }
             _ => {
                 let len = self.length();
-                let at = self.rng.below(BYTES_MAX / 2) as usize;
+                let at = self.spot();
                 let data = bytes(&mut self.rng, len);
                 self.loose[which].write(at, &data);
                 if self.direct && self.rng.below(2) == 0 {
