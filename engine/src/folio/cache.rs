@@ -21,6 +21,7 @@ use super::lock::FolioLock;
 use crate::error::Result;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
+use crate::kit::sync::Notify;
 use crate::kit::sync::RwLock;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
@@ -86,6 +87,7 @@ impl MappingCache {
             residents,
             dirty: AtomicU64::new(0),
             writeback: AtomicU64::new(0),
+            writeback_ended: Notify::new(),
         });
         Self { _life: Arc::new(Life(owner.clone())), owner }
     }

@@ -66,6 +66,8 @@ pub(super) struct Owner {
     pub(super) residents: Arc<dyn Residents>,
     pub(super) dirty: AtomicU64,
     pub(super) writeback: AtomicU64,
+    /// Some folio's writeback ended. One for all of them, because few wait and folios are many.
+    pub(super) writeback_ended: Notify,
 }
 
 /// Folios by their first block.
@@ -88,7 +90,6 @@ pub struct Folio {
     pub(super) content: RwLock<Content>,
     /// The folio lock: one permit, fair. Born without it, because the maker holds the lock.
     pub(super) lock: Semaphore,
-    pub(super) writeback_ended: Notify,
 }
 
 /// What the content lock guards.
@@ -121,7 +122,6 @@ impl Folio {
                 state: FolioState::new(order),
             }),
             lock: Semaphore::new(0),
-            writeback_ended: Notify::new(),
         }
     }
 
@@ -288,7 +288,7 @@ impl Folio {
         if quiet {
             self.clear_tag(Tag::Writeback, BlockSet::Writeback);
         }
-        self.writeback_ended.notify_waiters();
+        self.owner.writeback_ended.notify_waiters();
         ended.doubled
     }
 
@@ -304,7 +304,7 @@ impl Folio {
     pub async fn wait_writeback(&self, range: Range<usize>) -> Result<()> {
         let wait = async {
             loop {
-                let mut ended = std::pin::pin!(self.writeback_ended.notified());
+                let mut ended = std::pin::pin!(self.owner.writeback_ended.notified());
                 ended.as_mut().enable();
                 let busy = self.content.read().state.count(BlockSet::Writeback, range.clone());
                 if busy == 0 {

@@ -156,6 +156,18 @@ impl FolioLock {
         content.state.set_uptodate(whole);
     }
 
+    /// Lends the whole memory to a device read, if no block of it is up to date and nobody shares it.
+    /// It comes back with [`FolioLock::give_back`] or [`FolioLock::install`]; if it is lost with a dropped
+    /// read, the next one who wants the folio gives it new memory.
+    pub fn lend(&self) -> Option<Buffer> {
+        let mut content = self.folio.content.write();
+        let unique = content.memory.as_ref().is_some_and(Buffer::is_unique);
+        if !unique || content.state.any(BlockSet::Uptodate) {
+            return None;
+        }
+        content.memory.take()
+    }
+
     /// Gives the folio memory; follow with [`FolioLock::set_uptodate`] for what the bytes of it
     /// are worth.
     ///

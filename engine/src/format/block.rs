@@ -14,6 +14,7 @@
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kit::checksum;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
 
@@ -59,8 +60,8 @@ pub fn init(block: &mut [u8], kind: BlockKind, at: BlockNo, volume: u32) {
 
 /// The checksum that belongs into bytes 0..4.
 pub fn sum(block: &[u8], at: BlockNo, volume: u32) -> u32 {
-    let seed = crc32c::crc32c_append(volume, &at.0.to_le_bytes());
-    crc32c::crc32c_append(seed, &block[4..])
+    let seed = checksum::append(volume, &at.0.to_le_bytes());
+    checksum::append(seed, &block[4..])
 }
 
 /// Puts the checksum into a block that is complete.

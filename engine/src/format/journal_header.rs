@@ -15,6 +15,7 @@
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::checksum;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
 use crate::units::LogPosition;
@@ -60,7 +61,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 }
 
 fn crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..])
+    checksum::append(checksum::of(&bytes[..8]), &bytes[12..])
 }
 
 impl Slot {

@@ -19,6 +19,7 @@ use crate::iomap::grip::Grip;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
 use crate::iomap::write::holder;
+use crate::kit::checksum;
 use crate::kit::memory::Purpose;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -105,7 +106,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let Some(expected) = expected else {
             return Ok(());
         };
-        let got = crc32c::crc32c(image);
+        let got = checksum::of(image);
         if got == expected || self.pauses.is_broken(Canary::TrustDevice) {
             return Ok(());
         }
@@ -268,6 +269,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let folio = &mut folios[holder];
         if folio.span() == blocks {
             folio.install(buffer);
+        } else if folio.is_lent() {
+            folio.give_back(buffer);
         } else if !blocks.is_empty() {
             let within = (start - folio.span().start) as usize * BLOCK_BYTES;
             let bytes = &buffer[..blocks.len() as usize * BLOCK_BYTES];
@@ -277,7 +280,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         outcome
     }
 
-    /// Buffers for the run: as large as they may be, so that whole folios can take them over.
+    /// Buffers for the run: the memory of folios that are read whole, or other as large as it may be.
     /// Only the first one of a fetch waits for memory.
     async fn buffers(
         &self,
@@ -288,8 +291,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut buffers = Vec::new();
         let mut at = wanted.start;
         while at < wanted.end {
-            let order = whole_folio_at(folios, at, wanted).unwrap_or(0);
-            let buffer = match self.memory.try_allocate(order, Purpose::Data) {
+            let whole = whole_folio_at(folios, at, wanted);
+            let order = whole.unwrap_or(0);
+            let own = whole.and_then(|_| holder(folios, at).lend());
+            let buffer = match own.or_else(|| self.memory.try_allocate(order, Purpose::Data)) {
                 Some(buffer) => buffer,
                 None if may_wait && buffers.is_empty() => {
                     self.memory.allocate(0, Purpose::Data).await?

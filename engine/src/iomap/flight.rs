@@ -26,6 +26,7 @@ use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::iter::Cursor;
+use crate::kit::checksum;
 use crate::kit::memory::Purpose;
 use crate::kit::sync::Mutex;
 use crate::limits::FLIGHTS_MAX;
@@ -234,7 +235,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     fn settle(&self, at: u64, mut buffer: Buffer, checksums: Option<&[u32]>) {
         let blocks = buffer.blocks();
         let sound = |(index, image): (usize, &[u8])| match checksums {
-            Some(sums) => crc32c::crc32c(image) == sums[index],
+            Some(sums) => checksum::of(image) == sums[index],
             None => true,
         };
         if !buffer.chunks(BLOCK_BYTES).enumerate().all(sound) {

@@ -109,6 +109,21 @@ impl Grip {
         }
     }
 
+    /// The folio's memory for a device read; see `FolioLock::lend`.
+    pub fn lend(&self) -> Option<Buffer> {
+        self.lock.lend()
+    }
+
+    /// Whether the memory is lent.
+    pub fn is_lent(&self) -> bool {
+        self.lock.needs_memory()
+    }
+
+    /// Gives lent memory back; nothing of it is up to date yet.
+    pub fn give_back(&mut self, memory: Buffer) {
+        self.lock.give_back(memory);
+    }
+
     /// Replaces the whole memory; all blocks are up to date then.
     pub fn install(&mut self, memory: Buffer) {
         self.lock.install(memory);

@@ -13,6 +13,7 @@ use crate::iomap::contract::DirtyRun;
 use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
 use crate::iomap::contract::Target;
+use crate::kit::checksum;
 use crate::limits::WRITEBACK_RUN_BLOCKS;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
@@ -132,7 +133,7 @@ pub fn plan(runs: &[DirtyRun], placements: &[Placement]) -> Plan {
             let (piece, blocks) = source.peek(block, placement.blocks.len() - done);
             let taken = plan.push(at.plus(done), &piece, blocks);
             let bytes = &piece[..taken as usize * BLOCK_BYTES];
-            checksums.extend(bytes.chunks(BLOCK_BYTES).map(crc32c::crc32c));
+            checksums.extend(bytes.chunks(BLOCK_BYTES).map(checksum::of));
             source.advance(taken);
             done += taken;
         }
@@ -222,7 +223,7 @@ mod tests {
                     let block = &device[&(first.0 + index as u64)];
                     let name = u64::from_le_bytes(block[..8].try_into().unwrap());
                     assert_eq!(name, placed.placement.blocks.start + index as u64);
-                    assert_eq!(crc32c::crc32c(block), *sum);
+                    assert_eq!(checksum::of(block), *sum);
                 }
             }
             let total: u64 = runs.iter().map(|r| r.blocks.len()).sum();

@@ -367,7 +367,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         spares: &mut [Option<Buffer>],
     ) -> Result<()> {
         for (folio, spare) in folios.iter_mut().zip(spares) {
-            if folio.needs_spare() && spare.is_none() {
+            // What is lent comes back whole and private.
+            if !folio.is_lent() && folio.needs_spare() && spare.is_none() {
                 let late = self.memory.try_allocate(folio.order(), Purpose::Reserved);
                 let Some(late) = late else {
                     let why = "no memory to replace a folio that a reader holds";

@@ -4,17 +4,24 @@
 //! what is summed and is no protection against forgery. Called by `format` and by whoever checks
 //! data blocks.
 
+use crc_fast::CrcAlgorithm;
+use crc_fast::Digest;
+
 #[cfg(test)]
 use crate::units::BLOCK_BYTES;
 
 /// CRC32C of `bytes` (seed 0).
 pub fn of(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
+    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 /// CRC32C of what `so_far` already covers, followed by `bytes`.
 pub fn append(so_far: u32, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(so_far, bytes)
+    // The running state of this polynomial is the complement of the sum so far.
+    let state = u64::from(!so_far);
+    let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, state);
+    digest.update(bytes);
+    digest.finalize() as u32
 }
 
 #[cfg(test)]
@@ -39,6 +46,12 @@ mod tests {
     #[test]
     fn appending_equals_summing_the_whole() {
         assert_eq!(append(of(b"1234"), b"56789"), of(b"123456789"));
+        assert_eq!(append(0, b"123456789"), of(b"123456789"));
+        // Long enough for every way in which it is computed.
+        let bytes: Vec<u8> = (0..9000u32).map(|at| ((at * at) >> 3) as u8).collect();
+        for cut in [0, 1, 63, 64, 127, 255, 256, 1023, 4096, 8999, 9000] {
+            assert_eq!(append(of(&bytes[..cut]), &bytes[cut..]), of(&bytes), "cut at {cut}");
+        }
     }
 
     #[test]

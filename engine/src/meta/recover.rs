@@ -26,6 +26,7 @@ use crate::format::log_record::Record;
 use crate::journal::ring::Ring;
 use crate::journal::scan::Scan;
 use crate::journal::slots;
+use crate::kit::checksum;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::units::BLOCK;
@@ -203,7 +204,7 @@ impl Replay<'_> {
         for (at, image) in images {
             let bytes = &image.buffer[..BLOCK_SIZE];
             let got = match image.data {
-                true => crc32c::crc32c(bytes),
+                true => checksum::of(bytes),
                 false => block::sum(bytes, at, self.volume),
             };
             if verify == Verify::Now && got != image.crc {

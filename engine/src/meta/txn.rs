@@ -20,6 +20,7 @@ use crate::format::block::BODY;
 use crate::format::block::BlockKind;
 use crate::format::log_record;
 use crate::format::root::Root;
+use crate::kit::checksum;
 use crate::kit::memory::Purpose;
 use crate::meta::store::Meta;
 use crate::meta::table::HomeMark;
@@ -132,7 +133,7 @@ impl MetaTxn {
         assert_eq!(after.order(), 0, "a logged image is one block");
         assert!(!self.changes.contains_key(&at), "block {at} is metadata in this transaction");
         let mut record = Vec::new();
-        let crc = crc32c::crc32c(&after);
+        let crc = checksum::of(&after);
         log_record::encode(&mut record, at, true, before, &after, crc);
         self.data.push(DataChange { at, record, after, mark });
     }

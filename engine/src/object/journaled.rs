@@ -34,6 +34,7 @@ use crate::folio::Folio;
 use crate::iomap::grip::Grip;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
+use crate::kit::checksum;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
@@ -303,7 +304,7 @@ async fn place(
         }
     };
     change.moved = stored.is_none();
-    let sum = crc32c::crc32c(&change.after);
+    let sum = checksum::of(&change.after);
     ground.space.store_checksums(txn, at, &[sum]).await
 }
 
