@@ -48,7 +48,7 @@ pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
 pub const READ_AHEAD_BLOCKS_MAX: u64 = 256;
 /// Pieces of one read miss, each with its own place on the device, in flight at once.
 pub const READS_IN_FLIGHT: usize = 64;
-/// How often a write or a read remaps after a stale mapping before it is an error.
+/// How often an operation remaps after a stale mapping before it holds writeback still to do so.
 pub const STALE_RETRIES_MAX: u32 = 16;
 
 /// How long a request waits for memory before it fails with a named reason.

@@ -12,6 +12,7 @@ use crate::api::handle::Inner;
 use crate::error::Error;
 use crate::error::Result;
 use crate::extent;
+use crate::kit::lock_order::watched;
 use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::units::BLOCK;
@@ -117,7 +118,7 @@ impl Object {
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
-            resize::truncate(&open, size).await
+            watched(resize::truncate(&open, size)).await
         };
         self.volume().flusher.run_to_end(work).await
     }
@@ -131,7 +132,7 @@ impl Object {
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
-            resize::punch(&open, range).await
+            watched(resize::punch(&open, range)).await
         };
         self.volume().flusher.run_to_end(work).await
     }
@@ -145,7 +146,7 @@ impl Object {
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
-            resize::preallocate(&open, range).await
+            watched(resize::preallocate(&open, range)).await
         };
         self.volume().flusher.run_to_end(work).await
     }

@@ -7,6 +7,7 @@
 //! | [`locks`] | which locks are there, in which order, and why can nothing deadlock |
 //! | [`faults`] | what is survived, what is only detected, and which test says so |
 //! | [`tests`] | which test guards which invariant |
+//! | [`mechanisms`] | which known race of a mapping layer is held off where, by which test, hit how often |
 //! | [`decisions`] | what was chosen, against what, on which grounds |
 //! | [`dependencies`] | why is each foreign crate here |
 //! | [`performance`] | measured figures, and how to measure them again |
@@ -23,6 +24,8 @@ pub mod locks {}
 pub mod faults {}
 #[doc = include_str!("tests.md")]
 pub mod tests {}
+#[doc = include_str!("mechanisms.md")]
+pub mod mechanisms {}
 #[doc = include_str!("decisions.md")]
 pub mod decisions {}
 #[doc = include_str!("dependencies.md")]

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: counts are exact; the sum of dirty, under writeback and admitted never exceeds the
 //! hard limit by more than one request; who waits is served in order, waits at most [`DIRTY_WAIT`]
-//! and then hears why. Waiting happens in [`DirtyLimits::admit`], before anything is locked.
+//! and then hears why. Waiting happens in [`DirtyLimits::admit`], with nothing locked but a range; who
+//! has a share does not wait for a range or for another share.
 //!
 //! Does not write anything: it wakes the flusher. Called by `lock` and `folio` (counting), iomap
 //! (admit) and the flusher.
@@ -12,6 +13,9 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::Rank;
 use crate::kit::sync::Notify;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
@@ -49,6 +53,7 @@ struct Inner {
 pub struct Admission {
     limits: DirtyLimits,
     blocks: u64,
+    _order: Held,
 }
 
 impl Drop for Admission {
@@ -125,11 +130,12 @@ impl DirtyLimits {
         self.inner.flusher.notify_one();
     }
 
-    /// Waits until `blocks` more may become dirty. Call it with nothing locked; keep the result
-    /// until the blocks are marked dirty.
+    /// Waits until `blocks` more may become dirty. Call it with nothing locked but the range, and with
+    /// no other share in hand; keep the result until the blocks are marked dirty.
     ///
     /// Errors: `TimedOut`, naming the wait. Dropping the future gives up the place in line.
     pub async fn admit(&self, blocks: u64) -> Result<Admission> {
+        lock_order::wait(Rank::DirtyRoom);
         let inner = &*self.inner;
         if inner.waiting.load(Ordering::SeqCst) == 0
             && let Some(admission) = self.try_admit(blocks)
@@ -152,7 +158,8 @@ impl DirtyLimits {
             (used + blocks <= inner.hard || used == 0).then_some(admitted + blocks)
         };
         inner.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit).ok()?;
-        Some(Admission { limits: self.clone(), blocks })
+        let order = lock_order::hold(Rank::DirtyRoom);
+        Some(Admission { limits: self.clone(), blocks, _order: order })
     }
 
     async fn wait_in_line(&self, blocks: u64) -> Admission {

@@ -11,6 +11,7 @@
 //! | [`zero`] | zeroing, and taking blocks out of the cache |
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
+//! | `retry` | what happens when a mapping goes stale |
 //! | [`iter`] | the cursor over mappings |
 //! | [`ahead`] | the read-ahead detector |
 //! | [`run`] | joins dirty runs into device writes |
@@ -32,6 +33,7 @@ mod identity;
 pub mod iter;
 pub mod pause;
 pub mod read;
+mod retry;
 pub mod run;
 pub mod share;
 pub mod write;

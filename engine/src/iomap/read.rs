@@ -8,7 +8,6 @@
 //! Does not write, dirty or allocate space. Called by `object`.
 
 use crate::error::Result;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
@@ -21,6 +20,8 @@ use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempts;
+use crate::kit::lock_order::watched;
 use crate::limits::READ_AHEAD_BLOCKS_MAX;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -51,7 +52,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let at = offset + done as u64;
             let rest = &mut dst[done..len];
             done += match self.hit(at, rest) {
-                0 => self.miss(at, rest).await?,
+                0 => watched(self.miss(at, rest)).await?,
                 copied => {
                     Counts::add(&self.counts.hits, 1);
                     copied
@@ -94,13 +95,13 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut miss = Miss { first: asked.start, demand, window: end.min(asked.start + planned) };
         let mut attempts = Attempts::default();
         loop {
-            match self.try_miss(miss, at, dst).await {
+            match self.try_miss(&mut attempts, miss, at, dst).await {
                 Ok(Some((copied, reached))) => {
                     let done = reached - miss.first;
                     self.ahead.lock().fetched(miss.first, planned, done);
                     return Ok(copied);
                 }
-                Ok(None) => attempts.again("read")?,
+                Ok(None) => {}
                 // Perhaps only what nobody asked for is unreadable.
                 Err(_) if miss.window > miss.demand => miss.window = miss.demand,
                 Err(error) => return Err(error),
@@ -110,21 +111,28 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// One attempt: bytes copied and the block up to which the cache was filled; `None` if the
     /// mapping became stale.
-    async fn try_miss(&self, miss: Miss, at: u64, dst: &mut [u8]) -> Result<Option<(usize, u64)>> {
+    async fn try_miss(
+        &self,
+        attempts: &mut Attempts,
+        miss: Miss,
+        at: u64,
+        dst: &mut [u8],
+    ) -> Result<Option<(usize, u64)>> {
         let asked = FileBlocks::new(miss.first, miss.window);
         let _held = self.ranges.shared(asked.start..asked.end).await;
+        let attempt = self.attempt(attempts).await;
         let leases = self.map_window(asked, miss.demand).await?;
         self.pauses.at(Point::AfterMap).await;
         let end = leases.last().expect("a miss misses something").blocks().end;
         let blocks = FileBlocks::new(asked.start, end);
         let mut folios = self.lock_missing(blocks, miss.demand).await?;
         self.pauses.at(Point::AfterFolioLock).await;
-        if !self.all_current(&leases) {
+        if !self.all_current(&attempt, &leases) {
             return Ok(None);
         }
         let end = folios.last().map_or(blocks.start, |f| f.span().end);
         let wanted = FileBlocks::new(blocks.start, blocks.end.min(end));
-        let fetched = self.fetch(&mut folios, &leases, wanted, miss.demand).await?;
+        let fetched = self.fetch(&attempt, &mut folios, &leases, wanted, miss.demand).await?;
         let Fetched::UpTo(reached) = fetched else {
             return Ok(None);
         };

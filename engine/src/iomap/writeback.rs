@@ -29,6 +29,11 @@ use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::run::DeviceWrite;
 use crate::iomap::run::plan;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::InCache;
+use crate::kit::lock_order::Rank;
+use crate::kit::lock_order::watched;
 use crate::limits::WRITEBACK_BATCH_BLOCKS;
 use crate::limits::WRITEBACK_WRITES_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -92,7 +97,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     pub async fn write_back(&self, blocks: FileBlocks) -> Result<u64> {
         let mut rest = blocks;
         let mut written = 0;
-        while let Some(next) = self.write_back_batch(rest).await? {
+        while let Some(next) = watched(self.write_back_batch(rest)).await? {
             written += next.blocks;
             rest.start = next.end.min(rest.end);
         }
@@ -107,7 +112,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if blocks.is_empty() {
             return Ok(None);
         }
-        let _one_at_a_time = self.writeback.lock().await;
+        let _one_at_a_time = self.hold_writeback().await;
         let Some(collected) = self.collect(blocks).await else {
             return Ok(None);
         };
@@ -127,7 +132,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Take it behind the range lock, and with no folio locked. Do not wait for room to dirty
     /// blocks while you hold it.
     pub async fn hold_writeback(&self) -> StillWriteback<'_> {
-        StillWriteback(self.writeback.lock().await)
+        let rank = Rank::Cache(self.cache.object().0, InCache::Writeback);
+        lock_order::wait(rank);
+        let guard = self.writeback.lock().await;
+        StillWriteback(guard, lock_order::hold(rank))
     }
 
     /// The largest size that may be durable now: below it, from the block of the durable end on,
@@ -230,7 +238,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 }
 
 /// The proof that no writeback of an object is on its way.
-pub struct StillWriteback<'a>(#[allow(dead_code)] tokio::sync::MutexGuard<'a, ()>);
+#[allow(dead_code)] // Held, not read.
+pub struct StillWriteback<'a>(tokio::sync::MutexGuard<'a, ()>, Held);
 
 /// What one batch wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

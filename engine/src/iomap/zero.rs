@@ -14,7 +14,6 @@ use std::ops::Range;
 use foliant_device::Buffer;
 
 use crate::error::Result;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MapKind;
@@ -24,9 +23,12 @@ use crate::iomap::contract::checked_range;
 use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
+use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempts;
 use crate::iomap::write::Piece;
 use crate::iomap::write::Source;
+use crate::kit::lock_order::watched;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
 use crate::limits::WRITE_PIECE_BLOCKS;
@@ -41,8 +43,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let range = checked_range(offset, len)?;
         let blocks = FileBlocks::covering(&range);
-        let held = self.ranges.exclusive(blocks.start..blocks.end).await;
-        self.zero_held(&held, range).await
+        let work = async {
+            let held = self.ranges.exclusive(blocks.start..blocks.end).await;
+            self.zero_held(&held, range).await
+        };
+        watched(work).await
     }
 
     /// As [`Mapped::zero_range`] for a caller who holds the range lock over the blocks.
@@ -142,12 +147,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut rest = blocks;
         let mut attempts = Attempts::default();
         while !rest.is_empty() {
+            let attempt = self.attempt(&mut attempts).await;
             let mut cursor = Cursor::new(&self.provider, rest, MapIntent::Report);
             let lease = cursor.next().await?.expect("the range is not empty");
             self.pauses.at(Point::AfterMap).await;
             let found = self.stored_in(&lease);
-            if !self.all_current(std::slice::from_ref(&lease)) {
-                attempts.again("zero")?;
+            if !self.all_current(&attempt, std::slice::from_ref(&lease)) {
                 continue;
             }
             if found.is_some() {
@@ -162,6 +167,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         match lease.mapping().kind {
             MapKind::Mapped { .. } => Some(lease.blocks()),
             MapKind::Hole | MapKind::Unwritten { .. } => {
+                if self.pauses.is_broken(Canary::ZeroMappedOnly) {
+                    return None;
+                }
                 let block = self.cache.first_unsettled(lease.blocks())?;
                 Some(FileBlocks::new(block, block + 1))
             }

@@ -34,9 +34,14 @@ use crate::folio::Folio;
 use crate::iomap::grip::Grip;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::Rank;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
+use crate::kit::stop;
+use crate::kit::stop::Stop;
 use crate::meta::HomeMark;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
@@ -81,14 +86,14 @@ struct Change {
 }
 
 /// A locked folio with the memory that replaces its own, should that be shared when it changes.
-struct Held {
+struct Locked {
     grip: Grip,
     spare: Option<Buffer>,
 }
 
 /// Everything that a commit holds while it runs.
 struct Staged {
-    folios: Vec<Held>,
+    folios: Vec<Locked>,
     changes: Vec<Change>,
 }
 
@@ -142,7 +147,7 @@ pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) ->
 }
 
 /// The right to hold the images of the parts. Errors: `TooLarge`.
-async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<SemaphorePermit<'a>> {
+async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<(SemaphorePermit<'a>, Held)> {
     // Two more per part: the blocks of its old ends.
     let blocks: usize = parts.iter().map(|p| p.patches.len() + 2).sum();
     let most = Wing::images_max(&wing.memory);
@@ -150,8 +155,9 @@ async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<SemaphorePerm
         let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
         return Err(Error::new(ErrorKind::TooLarge, why));
     }
+    lock_order::wait(Rank::Images);
     let permits = wing.images.acquire_many(blocks as u32).await;
-    Ok(permits.expect("the semaphore is never closed"))
+    Ok((permits.expect("the semaphore is never closed"), lock_order::hold(Rank::Images)))
 }
 
 /// Locks the ranges of all that a part touches, at once. Parts come in the order of their objects,
@@ -206,7 +212,7 @@ async fn stage(memory: &Memory, parts: &[LoggedPart], blocks: usize) -> Result<S
         let touched: Vec<u64> = part.patches.keys().copied().collect();
         let first = staged.folios.len();
         for grip in part.object.core().lock_uptodate(&touched).await? {
-            staged.folios.push(Held { grip, spare: None });
+            staged.folios.push(Locked { grip, spare: None });
         }
         let mut folio = first;
         for (&block, patches) in &part.patches {
@@ -303,7 +309,8 @@ async fn record_sizes(
     let mut sizes = Vec::with_capacity(parts.len());
     for part in parts {
         let state = part.object.state();
-        let grown = (part.end > state.recorded_size()).then_some(part.end);
+        let left_out = is_broken(Canary::LeaveSizeOut);
+        let grown = (part.end > state.recorded_size() && !left_out).then_some(part.end);
         if let Some(size) = grown {
             records::set_size(txn, ticket, state.id(), size).await?;
         }
@@ -326,9 +333,12 @@ fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change
 fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged, lsn: Lsn) {
     let Staged { mut folios, changes } = staged;
     for change in changes {
-        let Held { grip, spare } = &mut folios[change.folio];
+        let Locked { grip, spare } = &mut folios[change.folio];
         let own = FileBlocks::new(change.block, change.block + 1);
-        grip.mark_journal(change.block, lsn);
+        stop::visit(Stop::BeforeAttach);
+        if !is_broken(Canary::ForgetMark) {
+            grip.mark_journal(change.block, lsn);
+        }
         if grip.order() == 0 {
             grip.install(change.after);
         } else {

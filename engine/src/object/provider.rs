@@ -21,6 +21,8 @@ use crate::iomap::contract::PlacedRun;
 use crate::iomap::contract::Placement;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
+use crate::kit::stop;
+use crate::kit::stop::Stop;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::records;
@@ -199,6 +201,7 @@ impl MappingProvider for ObjectProvider {
     }
 
     async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<(WritebackBatch, Vec<Placement>)> {
+        stop::at(Stop::BeforeWritebackMapping).await;
         self.ground.poison.check()?;
         let view = self.ground.meta.read().await;
         let mut ticket = self.ground.ticket();
@@ -235,6 +238,7 @@ impl MappingProvider for ObjectProvider {
         settled_size: u64,
     ) -> Result<()> {
         let WritebackBatch { mut ticket } = batch;
+        stop::at(Stop::BeforeCompletion).await;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
         if !is_broken(Canary::MapBeforeData) {
             self.ground.meta.flush().await?;
