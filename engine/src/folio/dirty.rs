@@ -2,8 +2,8 @@
 //!
 //! Guarantees: counts are exact; the sum of dirty, under writeback and admitted never exceeds the
 //! hard limit by more than one request; who waits is served in order, waits at most [`DIRTY_WAIT`]
-//! and then hears why. Waiting happens in [`DirtyLimits::admit`], with nothing locked but a range; who
-//! has a share does not wait for a range or for another share.
+//! and then hears why. Waiting happens in [`DirtyLimits::admit`], before anything is locked; zeroes that
+//! the core adds under a range lock go over the limit instead ([`DirtyLimits::admit_over`]).
 //!
 //! Does not write anything: it wakes the flusher. Called by `lock` and `folio` (counting), iomap
 //! (admit) and the flusher.
@@ -130,8 +130,8 @@ impl DirtyLimits {
         self.inner.flusher.notify_one();
     }
 
-    /// Waits until `blocks` more may become dirty. Call it with nothing locked but the range, and with
-    /// no other share in hand; keep the result until the blocks are marked dirty.
+    /// Waits until `blocks` more may become dirty. Call it with nothing locked; keep the result
+    /// until the blocks are marked dirty.
     ///
     /// Errors: `TimedOut`, naming the wait. Dropping the future gives up the place in line.
     pub async fn admit(&self, blocks: u64) -> Result<Admission> {
@@ -150,6 +150,24 @@ impl DirtyLimits {
         }
     }
 
+    /// A share without waiting, over the limit if need be: for the few zeroes that the core adds while
+    /// it holds a range, where nobody may wait for room.
+    pub fn admit_over(&self, blocks: u64) -> Admission {
+        self.inner.admitted.fetch_add(blocks, Ordering::SeqCst);
+        self.admission(blocks)
+    }
+
+    /// Whether a block more may become dirty now.
+    pub fn has_room(&self) -> bool {
+        let used = self.inner.admitted.load(Ordering::SeqCst) + self.dirty() + self.writeback();
+        used < self.inner.hard
+    }
+
+    fn admission(&self, blocks: u64) -> Admission {
+        let order = lock_order::hold(Rank::DirtyRoom);
+        Admission { limits: self.clone(), blocks, _order: order }
+    }
+
     fn try_admit(&self, blocks: u64) -> Option<Admission> {
         let inner = &*self.inner;
         let admit = |admitted: u64| {
@@ -158,8 +176,7 @@ impl DirtyLimits {
             (used + blocks <= inner.hard || used == 0).then_some(admitted + blocks)
         };
         inner.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit).ok()?;
-        let order = lock_order::hold(Rank::DirtyRoom);
-        Some(Admission { limits: self.clone(), blocks, _order: order })
+        Some(self.admission(blocks))
     }
 
     async fn wait_in_line(&self, blocks: u64) -> Admission {

@@ -35,8 +35,8 @@ pub enum Canary {
     ForgetWriteErrors,
     /// The size may be durable whatever else is dirty.
     SettleEverything,
-    /// A writer waits for its range with its share of the dirty room in hand.
-    ShareBeforeRange,
+    /// Zeroing waits for its share of the dirty room with the range locked.
+    WaitForZeroes,
     /// The size is published with the last folio of a write only.
     PublishLate,
     /// A folio leaves its guard without having been attached.

@@ -137,20 +137,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         hook: &H,
     ) -> Result<u64> {
         let blocks = FileBlocks::covering(&bytes).len();
-        // Where a writer is throttled: with nothing held. It keeps no share while it waits for the range,
-        // because who holds the range may need one for zeroes.
-        let early = self.dirty.admit(blocks).await?;
-        let early = self.pauses.is_broken(Canary::ShareBeforeRange).then_some(early);
+        // Where a writer is throttled: with nothing held.
+        let _share = self.dirty.admit(blocks).await?;
         let _held = self.lock_for_write(&bytes).await;
         let size = self.provider.size();
         let grows = bytes.end > size;
         if grows {
             self.clear_old_end(size, bytes.start).await?;
         }
-        let _share = match early {
-            Some(share) => share,
-            None => self.dirty.admit(blocks).await?,
-        };
         let piece = Piece { bytes, source: Source::Bytes(src), grows };
         self.apply(piece, hook, || {}).await
     }

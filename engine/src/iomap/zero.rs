@@ -43,23 +43,41 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let range = checked_range(offset, len)?;
         let blocks = FileBlocks::covering(&range);
-        let work = async {
-            let held = self.ranges.exclusive(blocks.start..blocks.end).await;
-            self.zero_held(&held, range).await
-        };
-        watched(work).await
+        watched(self.zero_throttled(range, blocks)).await
+    }
+
+    /// Waits for room with nothing locked, and lets the range go when there is no more.
+    async fn zero_throttled(&self, range: Range<u64>, blocks: FileBlocks) -> Result<()> {
+        let mut at = range.start;
+        loop {
+            drop(self.dirty.admit(1).await?);
+            let _held = self.ranges.exclusive(blocks.start..blocks.end).await;
+            let Some(rest) = self.below_size(at..range.end) else { return Ok(()) };
+            match self.zero_some(rest, true).await? {
+                Some(next) => at = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The part of a range that zeroing changes.
+    fn below_size(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let size = self.provider.size();
+        if range.start >= size.min(range.end) {
+            return None;
+        }
+        // Behind the size there is nothing to keep, so the last block is replaced whole.
+        let end = if range.end >= size { size.div_ceil(BLOCK) * BLOCK } else { range.end };
+        Some(range.start..end)
     }
 
     /// As [`Mapped::zero_range`] for a caller who holds the range lock over the blocks.
     pub async fn zero_held(&self, held: &RangeGuard, range: Range<u64>) -> Result<()> {
         self.expect_held(held, FileBlocks::covering(&range));
-        let size = self.provider.size();
-        if range.start >= size.min(range.end) {
-            return Ok(());
+        match self.below_size(range) {
+            Some(rest) => self.zero_stored(rest).await,
+            None => Ok(()),
         }
-        // Behind the size there is nothing to keep, so the last block is replaced whole.
-        let end = if range.end >= size { size.div_ceil(BLOCK) * BLOCK } else { range.end };
-        self.zero_stored(range.start..end).await
     }
 
     /// Zeroes the parts of a range that do not cover a whole block; the rest is the provider's to
@@ -128,18 +146,35 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Zeroes what is stored or dirty in `range`, in pieces. The caller holds the range lock.
     pub(super) async fn zero_stored(&self, range: Range<u64>) -> Result<()> {
+        let end = self.zero_some(range, false).await?;
+        assert_eq!(end, None, "nobody asked for a part");
+        Ok(())
+    }
+
+    /// The same; with `pause` it ends early when too much is dirty, and says where.
+    ///
+    /// Shares of the dirty room are taken without waiting, because the range is locked: who has a share
+    /// may be waiting for the range, and so may a reader whose pinned memory somebody needs who
+    /// stands in writeback's way.
+    async fn zero_some(&self, range: Range<u64>, pause: bool) -> Result<Option<u64>> {
         let mut rest = FileBlocks::covering(&range);
         while let Some(found) = self.first_stored(rest).await? {
             let end = found.end.min(found.start + WRITE_PIECE_BLOCKS);
             let bytes = FileBlocks::new(found.start, end).bytes();
             let bytes = bytes.start.max(range.start)..bytes.end.min(range.end);
-            let _admitted = self.dirty.admit(end - found.start).await?;
+            let _share = match self.pauses.is_broken(Canary::WaitForZeroes) {
+                true => self.dirty.admit(end - found.start).await?,
+                false => self.dirty.admit_over(end - found.start),
+            };
             let start = bytes.start;
             let piece = Piece { bytes, source: Source::Zeroes, grows: false };
-            let done = self.apply(piece, &(), || {}).await?;
-            rest.start = (start + done).div_ceil(BLOCK).min(rest.end);
+            let done = start + self.apply(piece, &(), || {}).await?;
+            rest.start = done.div_ceil(BLOCK).min(rest.end);
+            if pause && done < range.end && !self.dirty.has_room() {
+                return Ok(Some(done));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The first run of `blocks` that is stored, dirty or under writeback.

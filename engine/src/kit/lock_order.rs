@@ -17,10 +17,10 @@
 pub enum Rank {
     /// The right of a commit to hold images.
     Images,
-    /// The range lock of an object.
-    Range(u64),
     /// A share of what may be dirty.
     DirtyRoom,
+    /// The range lock of an object.
+    Range(u64),
     /// Something of an object's cache. Objects in their order, so that a commit over several does not
     /// meet another one.
     Cache(u64, InCache),
