@@ -61,7 +61,7 @@ pub const DIRECT_BUFFER_BYTES_MAX: usize = 512 * BLOCK as usize;
 pub const READS_IN_FLIGHT: usize = 64;
 /// Extents that one call reports at most.
 pub const EXTENTS_PER_CALL_MAX: usize = 4096;
-/// How often a write or a read remaps after a stale mapping before it is an error.
+/// How often an operation remaps after a stale mapping before it holds writeback still to do so.
 pub const STALE_RETRIES_MAX: u32 = 16;
 
 /// How long a request waits for memory before it fails with a named reason.

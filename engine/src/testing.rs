@@ -7,6 +7,7 @@ use crate::format::superblock;
 
 pub use crate::kit::canary::Canary;
 pub use crate::kit::canary::break_on_purpose;
+pub use crate::kit::stop;
 
 /// The blocks of the superblock's copies.
 pub fn superblocks() -> [u64; 2] {

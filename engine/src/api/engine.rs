@@ -14,6 +14,7 @@ use crate::api::stats::RecoveryReport;
 use crate::api::stats::Stats;
 use crate::api::transaction::Transaction;
 use crate::error::Result;
+use crate::kit::lock_order::watched;
 use crate::namespace::ops;
 use crate::volume::mount::Volume;
 
@@ -74,7 +75,7 @@ impl Engine {
         let work = async move {
             let _entered = entered;
             let (id, lsn) = ops::remove(&volume.table, &name).await?;
-            volume.table.finish_removal(id).await?;
+            watched(volume.table.finish_removal(id)).await?;
             volume.table.ground().meta.durable(lsn).await
         };
         flusher.run_to_end(work).await

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::iomap::ahead::Reader;
 use crate::iomap::seek::Stored;
 use crate::iomap::seek::StoredRun;
+use crate::kit::lock_order::watched;
 use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::units::BLOCK;
@@ -143,7 +144,7 @@ impl Object {
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
-            resize::truncate(&open, size).await
+            watched(resize::truncate(&open, size)).await
         };
         self.volume().flusher.run_to_end(work).await
     }
@@ -157,7 +158,7 @@ impl Object {
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
-            resize::punch(&open, range).await
+            watched(resize::punch(&open, range)).await
         };
         self.volume().flusher.run_to_end(work).await
     }
@@ -171,7 +172,7 @@ impl Object {
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
-            resize::preallocate(&open, range).await
+            watched(resize::preallocate(&open, range)).await
         };
         self.volume().flusher.run_to_end(work).await
     }

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::iomap::contract::checked_range;
+use crate::kit::lock_order::watched;
 use crate::object::journaled;
 use crate::object::journaled::LoggedPart;
 use crate::object::journaled::Patch;
@@ -138,7 +139,7 @@ impl Transaction {
         let parts: Vec<LoggedPart> = self.parts.into_values().map(part).collect();
         let lsn = match parts.is_empty() {
             true => ground.meta.durable_now(),
-            false => journaled::commit(&ground, volume.table.wing(), parts).await?,
+            false => watched(journaled::commit(&ground, volume.table.wing(), parts)).await?,
         };
         Ok(Commit { engine: self.engine, lsn })
     }

@@ -8,6 +8,7 @@
 //! | [`faults`] | what is survived, what is only detected, and which test says so |
 //! | [`tests`] | which test guards which invariant |
 //! | [`models`] | which races are explored, over which types, and what proves it |
+//! | [`mechanisms`] | which known race of a mapping layer is held off where, by which test, hit how often |
 //! | [`decisions`] | what was chosen, against what, on which grounds |
 //! | [`dependencies`] | why is each foreign crate here |
 //! | [`performance`] | measured figures, and how to measure them again |
@@ -26,6 +27,8 @@ pub mod faults {}
 pub mod tests {}
 #[doc = include_str!("models.md")]
 pub mod models {}
+#[doc = include_str!("mechanisms.md")]
+pub mod mechanisms {}
 #[doc = include_str!("decisions.md")]
 pub mod decisions {}
 #[doc = include_str!("dependencies.md")]

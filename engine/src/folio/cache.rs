@@ -92,6 +92,11 @@ impl MappingCache {
         Self { _life: Arc::new(Life(owner.clone())), owner }
     }
 
+    /// Whose folios these are.
+    pub fn object(&self) -> ObjectId {
+        self.owner.object
+    }
+
     /// The folio that holds `block`, if there is one. Never waits, allocates nothing.
     pub fn find(&self, block: u64) -> Option<Arc<Folio>> {
         self.owner.index.read().covering(block).cloned()

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: counts are exact; the sum of dirty, under writeback and admitted never exceeds the
 //! hard limit by more than one request; who waits is served in order, waits at most [`DIRTY_WAIT`]
-//! and then hears why. Waiting happens in [`DirtyLimits::admit`], before anything is locked.
+//! and then hears why. Waiting happens in [`DirtyLimits::admit`], before anything is locked; zeroes that
+//! the core adds under a range lock go over the limit instead ([`DirtyLimits::admit_over`]).
 //!
 //! Does not write anything: it wakes the flusher. Called by `lock` and `folio` (counting), iomap
 //! (admit) and the flusher.
@@ -14,6 +15,9 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::Rank;
 use crate::kit::sync::AsyncMutex;
 use crate::kit::sync::Notify;
 use crate::kit::sync::atomic::AtomicU64;
@@ -52,6 +56,7 @@ struct Inner {
 pub struct Admission {
     limits: DirtyLimits,
     blocks: u64,
+    _order: Held,
 }
 
 impl Drop for Admission {
@@ -133,6 +138,7 @@ impl DirtyLimits {
     ///
     /// Errors: `TimedOut`, naming the wait. Dropping the future gives up the place in line.
     pub async fn admit(&self, blocks: u64) -> Result<Admission> {
+        lock_order::wait(Rank::DirtyRoom);
         let inner = &*self.inner;
         if inner.waiting.load(Ordering::SeqCst) == 0
             && let Some(admission) = self.try_admit(blocks)
@@ -147,6 +153,24 @@ impl DirtyLimits {
         }
     }
 
+    /// A share without waiting, over the limit if need be: for the few zeroes that the core adds while
+    /// it holds a range, where nobody may wait for room.
+    pub fn admit_over(&self, blocks: u64) -> Admission {
+        self.inner.admitted.fetch_add(blocks, Ordering::SeqCst);
+        self.admission(blocks)
+    }
+
+    /// Whether a block more may become dirty now.
+    pub fn has_room(&self) -> bool {
+        let used = self.inner.admitted.load(Ordering::SeqCst) + self.dirty() + self.writeback();
+        used < self.inner.hard
+    }
+
+    fn admission(&self, blocks: u64) -> Admission {
+        let order = lock_order::hold(Rank::DirtyRoom);
+        Admission { limits: self.clone(), blocks, _order: order }
+    }
+
     fn try_admit(&self, blocks: u64) -> Option<Admission> {
         let inner = &*self.inner;
         let admit = |admitted: u64| {
@@ -155,7 +179,7 @@ impl DirtyLimits {
             (used + blocks <= inner.hard || used == 0).then_some(admitted + blocks)
         };
         inner.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit).ok()?;
-        Some(Admission { limits: self.clone(), blocks })
+        Some(self.admission(blocks))
     }
 
     async fn wait_in_line(&self, blocks: u64) -> Admission {

@@ -20,6 +20,10 @@ use super::state::BlockSet;
 use crate::error::Result;
 use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::InCache;
+use crate::kit::lock_order::Rank;
 use crate::kit::sync::atomic::Ordering;
 use crate::units::BLOCK_BYTES;
 use crate::units::Lsn;
@@ -31,6 +35,7 @@ pub struct FolioLock {
     folio: Arc<Folio>,
     /// This guard forbade new sharers and must allow them again.
     froze: bool,
+    _order: Held,
 }
 
 impl Folio {
@@ -39,9 +44,14 @@ impl Folio {
     /// The wait has no deadline of its own: holders wait only for bounded things. Dropping the
     /// future gives up the place in line.
     pub async fn lock(self: &Arc<Self>) -> FolioLock {
+        lock_order::wait(self.rank());
         let permit = self.lock.acquire().await;
         permit.expect("the semaphore is never closed").forget();
         FolioLock::held(self.clone())
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::Cache(self.object().0, InCache::Folio(self.index()))
     }
 
     /// The folio lock if nobody holds it or waits for it.
@@ -93,7 +103,8 @@ impl Content {
 impl FolioLock {
     /// Takes over a lock whose permit is accounted for.
     pub(super) fn held(folio: Arc<Folio>) -> Self {
-        Self { folio, froze: false }
+        let order = lock_order::hold(folio.rank());
+        Self { folio, froze: false, _order: order }
     }
 
     /// The locked folio.

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use crate::error::Error;
-use crate::error::ErrorKind;
 use crate::folio::cache::MappingCache;
 use crate::folio::dirty::DirtyLimits;
 #[cfg(test)]
@@ -15,15 +13,12 @@ use crate::iomap::ahead::Reader;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::flight::Flights;
-use crate::iomap::iter::Lease;
-use crate::iomap::pause::Canary;
 use crate::iomap::pause::Pauses;
 use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeLock;
 use crate::kit::sync::Semaphore;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
-use crate::limits::STALE_RETRIES_MAX;
 use crate::limits::WRITEBACK_BATCHES;
 
 /// The largest folio that reads and writes make, as a power of two of blocks: 2 MiB, one huge page.
@@ -69,6 +64,7 @@ pub struct Mapped<P, T> {
 #[derive(Debug, Default)]
 pub struct Counts {
     pub(super) stale_retries: AtomicU64,
+    pub(super) held_still: AtomicU64,
     pub(super) hits: AtomicU64,
     pub(super) dirty_hits: AtomicU64,
     pub(super) misses: AtomicU64,
@@ -82,6 +78,8 @@ pub struct Counts {
 pub struct Totals {
     /// Mappings that went stale and were made again.
     pub stale_retries: u64,
+    /// Operations whose mapping went stale so often that they held writeback still in the end.
+    pub held_still: u64,
     /// Pieces of reads that one folio held.
     pub hits: u64,
     /// Writes that changed blocks which were dirty already, without asking anybody.
@@ -99,6 +97,7 @@ pub struct Totals {
 impl std::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.stale_retries += other.stale_retries;
+        self.held_still += other.held_still;
         self.hits += other.hits;
         self.dirty_hits += other.dirty_hits;
         self.misses += other.misses;
@@ -118,6 +117,7 @@ impl Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Totals {
             stale_retries: read(&self.stale_retries),
+            held_still: read(&self.held_still),
             hits: read(&self.hits),
             dirty_hits: read(&self.dirty_hits),
             misses: read(&self.misses),
@@ -178,33 +178,6 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// The test points of this bundle.
     pub fn pauses(&self) -> &Pauses {
         &self.pauses
-    }
-
-    /// Whether all answers still hold; to be asked with the folios locked. Counts a "no".
-    pub(super) fn all_current(&self, leases: &[Lease<P>]) -> bool {
-        let current = leases.iter().all(Lease::is_current);
-        if !current {
-            Counts::add(&self.counts.stale_retries, 1);
-        }
-        current || self.pauses.is_broken(Canary::IgnoreStaleness)
-    }
-}
-
-/// Counts attempts against stale mappings.
-#[derive(Debug, Default)]
-pub(super) struct Attempts(u32);
-
-impl Attempts {
-    /// One more mapping was stale.
-    ///
-    /// Errors: `TimedOut` when that happened too often.
-    pub fn again(&mut self, what: &str) -> Result<(), Error> {
-        self.0 += 1;
-        if self.0 <= STALE_RETRIES_MAX {
-            return Ok(());
-        }
-        let why = format!("{what}: the mapping changed {} times under way", self.0);
-        Err(Error::new(ErrorKind::TimedOut, why))
     }
 }
 

@@ -15,7 +15,7 @@
 //!
 //! * It asks with block-aligned ranges, holds no folio lock across `map_begin`, and checks
 //!   `mapping_is_current` after the folio is locked and before any byte or bit changes. Stale
-//!   means remap, a bounded number of times.
+//!   means remap, a bounded number of times, and then once with writeback held still (`retry`).
 //! * For a write it holds the object's range lock over the blocks; for a read miss it holds it
 //!   shared. A hit asks nobody.
 //! * A block is dirty or under writeback exactly while one promised block is held for it: the core
@@ -38,6 +38,8 @@
 //! * A block that it stored itself ([`Target::Inline`]) is answered as [`MapKind::Inline`] until the
 //!   block is placed on the device or unmapped.
 //! * It never touches a folio.
+//! * The mapping of a range changes only in `writeback_done` and by somebody who holds that range
+//!   exclusively: a mapping made with the range locked and writeback held still stays true.
 //!
 //! Implementations: `iomap::identity` (offset = address: the proof of the seam) and
 //! `object::provider`.

@@ -18,6 +18,7 @@ use crate::iomap::contract::Transport;
 use crate::iomap::grip::Grip;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
+use crate::iomap::retry::Attempt;
 use crate::iomap::write::holder;
 use crate::kit::checksum;
 use crate::kit::memory::Purpose;
@@ -121,6 +122,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// `Corrupt`, `OutOfMemory`.
     pub(super) async fn fetch(
         &self,
+        attempt: &Attempt<'_>,
         folios: &mut [Grip],
         leases: &[Lease<P>],
         wanted: FileBlocks,
@@ -143,7 +145,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
         });
         let answers = join_all(requests).await;
-        if !self.all_current(leases) {
+        if !self.all_current(attempt, leases) {
             return Ok(Fetched::Stale);
         }
         self.late_spares(folios, &mut spares)?;

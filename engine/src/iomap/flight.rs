@@ -1,16 +1,9 @@
 //! Read-ahead on its way: device reads that were started for blocks that nobody has asked for yet.
 //!
-//! A flight is started by one miss and landed by a later one, so that the device works while the
-//! reader copies. Nobody waits for a flight but the reader that reaches it, and no task drives it:
-//! the device goes on by itself.
+//! Guarantees: a bounded number of flights per object, each found by the blocks that it carries; the
+//! oldest makes room; those that no reader came for age and are dropped.
 //!
-//! Guarantees: a flight holds no lock and no mapping. Its bytes enter the cache only if nothing that
-//! is stored for its blocks has changed since before they were mapped (the contents cookie, compared
-//! with the range lock held), only if they match their checksums, and only where no folio is. It
-//! takes memory only above the low watermark. Damage ahead is left for who reads it.
-//!
-//! Does not guess (`ahead` does). Flights that no reader reaches are dropped by
-//! [`Mapped::drop_old_flights`]. Called by `read`; by the flusher for the old ones.
+//! Does not start or end them (`launch` does). Called by `launch` and `bundle`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,47 +11,32 @@ use std::pin::Pin;
 use foliant_device::Buffer;
 
 use crate::error::Result;
-use crate::iomap::bundle::Counts;
-use crate::iomap::bundle::Mapped;
-use crate::iomap::bundle::order_for;
 use crate::iomap::contract::Cookie;
-use crate::iomap::contract::MapIntent;
-use crate::iomap::contract::MappingProvider;
-use crate::iomap::contract::Transport;
-use crate::iomap::iter::Cursor;
-use crate::kit::checksum;
-use crate::kit::memory::Purpose;
 use crate::kit::sync::Mutex;
 use crate::limits::FLIGHTS_MAX;
-use crate::limits::READS_IN_FLIGHT;
-use crate::units::BLOCK;
-use crate::units::BLOCK_BYTES;
 use crate::units::FileBlocks;
 
-/// Of the memory, at most this part is lent to the flights of one object.
-const MEMORY_SHARE: usize = 16;
-/// Cached folios at the start of a window that are stepped over.
-const SKIPS_MAX: usize = 16;
-
-type Request = Pin<Box<dyn Future<Output = (Vec<Buffer>, Result<()>)> + Send>>;
+/// A started device read.
+pub(super) type Request = Pin<Box<dyn Future<Output = (Vec<Buffer>, Result<()>)> + Send>>;
 
 /// One device read of a flight.
-struct Leg {
-    blocks: FileBlocks,
-    checksums: Option<Vec<u32>>,
-    request: Request,
+pub(super) struct Leg {
+    pub blocks: FileBlocks,
+    /// Of each block, if they are kept.
+    pub checksums: Option<Vec<u32>>,
+    pub request: Request,
 }
 
 /// Device reads that were started together.
 pub(super) struct Flight {
-    blocks: FileBlocks,
+    pub blocks: FileBlocks,
     /// Sampled over `sampled` before anybody looked whether the blocks are cached: a change from then
     /// on shows here, and what was changed before and is not home yet is in the cache.
-    cookie: Cookie,
-    sampled: FileBlocks,
-    legs: Vec<Leg>,
+    pub cookie: Cookie,
+    pub sampled: FileBlocks,
+    pub legs: Vec<Leg>,
     /// Ticks of the flusher that it has seen.
-    age: u32,
+    pub age: u32,
 }
 
 impl Flight {
@@ -76,7 +54,7 @@ pub(super) struct Flights {
 
 impl Flights {
     /// The first part of `blocks` that none of them carries.
-    fn without(&self, mut blocks: FileBlocks) -> FileBlocks {
+    pub fn without(&self, mut blocks: FileBlocks) -> FileBlocks {
         let list = self.list.lock();
         for flight in list.iter() {
             let common = flight.blocks.intersect(blocks);
@@ -90,14 +68,14 @@ impl Flights {
     }
 
     /// Takes out the flight that carries `block`.
-    pub(super) fn take(&self, block: u64) -> Option<Flight> {
+    pub fn take(&self, block: u64) -> Option<Flight> {
         let mut list = self.list.lock();
         let at = list.iter().position(|flight| flight.carries(block))?;
         Some(list.remove(at))
     }
 
     /// Adds a flight; the oldest makes room.
-    fn add(&self, flight: Flight) {
+    pub fn add(&self, flight: Flight) {
         let mut list = self.list.lock();
         let dropped = (list.len() >= FLIGHTS_MAX).then(|| list.remove(0));
         list.push(flight);
@@ -105,154 +83,18 @@ impl Flights {
         drop(dropped);
     }
 
-    fn blocks(&self) -> u64 {
+    /// Blocks of all of them.
+    pub fn blocks(&self) -> u64 {
         self.list.lock().iter().map(|flight| flight.blocks.len()).sum()
     }
 
     /// Drops those that have been on their way for `ticks` calls of this.
-    fn drop_old(&self, ticks: u32) {
+    pub fn drop_old(&self, ticks: u32) {
         let mut old = Vec::new();
         let mut list = self.list.lock();
         for flight in std::mem::take(&mut *list) {
             let side = if flight.age >= ticks { &mut old } else { &mut *list };
             side.push(Flight { age: flight.age + 1, ..flight });
         }
-    }
-}
-
-impl<P: MappingProvider, T: Transport> Mapped<P, T> {
-    /// Starts the reads of `pieces`, as far as they are stored, not cached, and memory is plentiful.
-    ///
-    /// An error ends the work: whoever asks for the blocks will hear it. Dropping the future leaves
-    /// out the pieces that were not started.
-    pub(super) async fn launch(&self, pieces: Vec<FileBlocks>) {
-        for piece in pieces {
-            let started = self.start_flight(piece).await;
-            if !started.unwrap_or(false) {
-                return;
-            }
-        }
-    }
-
-    /// Whether there is room for more.
-    async fn start_flight(&self, piece: FileBlocks) -> Result<bool> {
-        let cookie = self.provider.contents_cookie(piece);
-        let Some(blocks) = self.uncached_part(self.flights.without(piece)) else {
-            return Ok(true);
-        };
-        let most = (self.memory.capacity_blocks() / MEMORY_SHARE) as u64;
-        let blocks = FileBlocks::new(blocks.start, blocks.end.min(blocks.start + most));
-        let lent = self.flights.blocks() + blocks.len();
-        if lent > most || !self.memory.make_room(blocks.len() as usize) {
-            return Ok(false);
-        }
-        let mut flight = Flight { blocks, cookie, sampled: piece, legs: Vec::new(), age: 0 };
-        let mut cursor = Cursor::new(&self.provider, blocks, MapIntent::Read);
-        let mut plentiful = true;
-        while plentiful
-            && flight.legs.len() < READS_IN_FLIGHT
-            && let Some(lease) = cursor.next().await?
-        {
-            let Some((at, _)) = lease.stored(lease.blocks().start) else {
-                continue;
-            };
-            let (buffers, end) = self.flight_buffers(lease.blocks());
-            plentiful = end == lease.blocks().end;
-            let own = FileBlocks::new(lease.blocks().start, end);
-            if !own.is_empty() {
-                let checksums = lease.checksums();
-                let request = Box::pin(self.transport.read(at, buffers));
-                flight.legs.push(Leg { blocks: own, checksums, request });
-                Counts::add(&self.counts.blocks_read_ahead, own.len());
-            }
-        }
-        flight.blocks.end = flight.legs.last().map_or(blocks.start, |leg| leg.blocks.end);
-        if !flight.legs.is_empty() {
-            self.flights.add(flight);
-        }
-        Ok(plentiful)
-    }
-
-    /// The part of `piece` below the size that starts behind the cached folios at its start and ends
-    /// at the next one.
-    fn uncached_part(&self, piece: FileBlocks) -> Option<FileBlocks> {
-        let end = piece.end.min(self.provider.size().div_ceil(BLOCK));
-        let mut start = piece.start;
-        for _ in 0..SKIPS_MAX {
-            if start >= end {
-                return None;
-            }
-            let next = self.cache.folios(FileBlocks::new(start, end), 1).pop();
-            match next.map(|folio| folio.span()) {
-                Some(span) if span.start <= start => start = span.end,
-                Some(span) => return Some(FileBlocks::new(start, span.start)),
-                None => return Some(FileBlocks::new(start, end)),
-            }
-        }
-        None
-    }
-
-    /// Memory for the folios of `blocks`, as large as they can be; and where it ends.
-    fn flight_buffers(&self, blocks: FileBlocks) -> (Vec<Buffer>, u64) {
-        let mut buffers = Vec::new();
-        let mut at = blocks.start;
-        while at < blocks.end {
-            let order = order_for(at, blocks.end - at);
-            let Some(buffer) = self.memory.try_largest(order, Purpose::Data) else {
-                break;
-            };
-            at += buffer.blocks() as u64;
-            buffers.push(buffer);
-        }
-        (buffers, at)
-    }
-
-    /// Brings a flight into the cache.
-    ///
-    /// What does not come along (damage, something changed, somebody was quicker) is left out: the
-    /// caller looks again. Dropping the future loses the flight.
-    pub(super) async fn land(&self, flight: Flight) {
-        let _held = self.ranges.shared(flight.blocks.start..flight.blocks.end).await;
-        for leg in flight.legs {
-            let (buffers, result) = leg.request.await;
-            let unchanged = self.provider.contents_cookie(flight.sampled) == flight.cookie;
-            if result.is_err() || !unchanged {
-                return;
-            }
-            Counts::add(&self.counts.blocks_read, leg.blocks.len());
-            let mut at = leg.blocks.start;
-            for buffer in buffers {
-                let sums =
-                    leg.checksums.as_deref().map(|sums| &sums[(at - leg.blocks.start) as usize..]);
-                let next = at + buffer.blocks() as u64;
-                self.settle(at, buffer, sums);
-                at = next;
-            }
-        }
-    }
-
-    /// Makes a folio of a buffer that was read, unless a block of it is damaged or has a folio.
-    fn settle(&self, at: u64, mut buffer: Buffer, checksums: Option<&[u32]>) {
-        let blocks = buffer.blocks();
-        let sound = |(index, image): (usize, &[u8])| match checksums {
-            Some(sums) => checksum::of(image) == sums[index],
-            None => true,
-        };
-        if !buffer.chunks(BLOCK_BYTES).enumerate().all(sound) {
-            return;
-        }
-        let size = self.provider.size();
-        let keep = size.saturating_sub(at * BLOCK).min((blocks * BLOCK_BYTES) as u64) as usize;
-        let bytes = buffer.get_mut().expect("nobody else has seen this buffer");
-        bytes[keep..].fill(0);
-        if let Ok(folio) = self.cache.insert(at, buffer) {
-            folio.set_uptodate(0..blocks);
-        }
-    }
-
-    /// Drops read-ahead that has been on its way for `ticks` calls of this: its reader went elsewhere,
-    /// and it holds memory.
-    pub fn drop_old_flights(&self, ticks: u32) {
-        self.flights.drop_old(ticks);
     }
 }

@@ -174,7 +174,7 @@ impl Grip {
     }
 
     /// The newest bytes of `block` are in the journal up to `lsn`; see `FolioLock::mark_journal`.
-    pub fn mark_journal(&mut self, block: u64, lsn: Lsn) {
+    pub fn mark_journal(&self, block: u64, lsn: Lsn) {
         let within = self.local(FileBlocks::new(block, block + 1)).start;
         self.lock.mark_journal(within, lsn);
     }

@@ -15,6 +15,7 @@ use crate::iomap::contract::MappingProvider;
 use crate::iomap::grip::Grip;
 use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;
+use crate::iomap::pause::Canary;
 use crate::iomap::pause::Pauses;
 use crate::iomap::pause::Point;
 use crate::units::BLOCK_BYTES;
@@ -22,6 +23,9 @@ use crate::units::FileBlocks;
 
 /// What somebody may do with each folio of a write while it is locked.
 pub trait FolioHook: Send + Sync {
+    /// The folio is locked and will be written; exactly one `put` follows.
+    fn get(&self, _: &Grip) {}
+
     /// The blocks (of the object) are dirty and belong to the write: join them to a transaction.
     fn attach(&self, folio: &Grip, blocks: FileBlocks);
 
@@ -66,6 +70,7 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
             bytes.start <= range.start && range.end <= bytes.end,
             "bytes {range:?} lie outside of folio {bytes:?}"
         );
+        hook.get(&folio);
         Self { folio, hook, pauses, range, spare, put: false }
     }
 
@@ -110,7 +115,8 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
         let end = self.range.start + copied;
         let last = end / BLOCK_BYTES as u64;
         let partial = !end.is_multiple_of(BLOCK_BYTES as u64) && copied > 0;
-        if partial && !self.folio.is_uptodate(last) {
+        let broken = self.pauses.is_broken(Canary::AcceptShort);
+        if partial && !broken && !self.folio.is_uptodate(last) {
             return (last * BLOCK_BYTES as u64).max(self.range.start) - self.range.start;
         }
         copied
@@ -134,7 +140,12 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
         let blocks = FileBlocks::covering(&(self.range.start..end));
         if !blocks.is_empty() {
             self.mark(blocks, leases);
-            self.hook.attach(&self.folio, blocks);
+            if !self.pauses.is_broken(Canary::SkipAttach) {
+                self.hook.attach(&self.folio, blocks);
+            }
+        }
+        if accepted == 0 && self.pauses.is_broken(Canary::KeepPromises) {
+            lease_of(leases, self.range.start / BLOCK_BYTES as u64).keep_promises(1);
         }
         if accepted == whole {
             publish();
@@ -160,7 +171,7 @@ impl<'a, H: FolioHook> FolioGuard<'a, H> {
 
 impl<H: FolioHook> Drop for FolioGuard<'_, H> {
     fn drop(&mut self) {
-        if !self.put {
+        if !self.put && !self.pauses.is_broken(Canary::SkipPut) {
             self.hook.put(&self.folio, 0);
         }
     }

@@ -5,7 +5,6 @@
 //! `object`'s journaled writes, which hold the range lock over the blocks.
 
 use crate::error::Result;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MappingProvider;
@@ -16,6 +15,8 @@ use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempt;
+use crate::iomap::retry::Attempts;
 use crate::units::FileBlocks;
 
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
@@ -33,10 +34,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let mut attempts = Attempts::default();
         loop {
-            if let Some(folios) = self.try_lock_uptodate(blocks).await? {
+            let attempt = self.attempt(&mut attempts).await;
+            if let Some(folios) = self.try_lock_uptodate(&attempt, blocks).await? {
                 return Ok(folios);
             }
-            attempts.again("transaction")?;
         }
     }
 
@@ -60,7 +61,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(Some(folios))
     }
 
-    async fn try_lock_uptodate(&self, blocks: &[u64]) -> Result<Option<Vec<Grip>>> {
+    async fn try_lock_uptodate(
+        &self,
+        attempt: &Attempt<'_>,
+        blocks: &[u64],
+    ) -> Result<Option<Vec<Grip>>> {
         let mut leases = self.map_each(blocks).await?;
         self.pauses.at(Point::AfterMap).await;
         let mut folios: Vec<Grip> = Vec::new();
@@ -78,12 +83,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 continue;
             }
             let lease = std::slice::from_ref(lease_of(&mut leases, block));
-            if !self.all_current(lease) {
+            if !self.all_current(attempt, lease) {
                 return Ok(None);
             }
             let own = std::slice::from_mut(&mut folios[at]);
             let wanted = FileBlocks::new(block, block + 1);
-            if self.fetch(own, lease, wanted, block + 1).await? == Fetched::Stale {
+            if self.fetch(attempt, own, lease, wanted, block + 1).await? == Fetched::Stale {
                 return Ok(None);
             }
         }

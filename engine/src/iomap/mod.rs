@@ -13,8 +13,10 @@
 //! | [`seek`] | data, holes, extents: what lies where, with what the cache holds |
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
+//! | `retry` | what happens when a mapping goes stale |
 //! | [`iter`] | the cursor over mappings |
-//! | [`ahead`], [`flight`] | the read-ahead detector; device reads on their way |
+//! | [`ahead`] | the read-ahead detector |
+//! | `launch`, `flight` | device reads ahead of the reader |
 //! | [`run`] | joins dirty runs into device writes |
 //! | [`bio`] | the transport over a device |
 //! | [`identity`] | the simplest provider |
@@ -33,9 +35,11 @@ pub mod hold;
 #[cfg(test)]
 mod identity;
 pub mod iter;
+mod launch;
 pub mod pause;
 pub mod read;
 pub mod read_direct;
+mod retry;
 pub mod run;
 pub mod seek;
 pub mod share;

@@ -43,6 +43,22 @@ pub enum Canary {
     ReadPastDirty,
     /// A batch settles the size of before it took its images, whatever these hold.
     SettleOldSize,
+    /// Zeroing waits for its share of the dirty room with the range locked.
+    WaitForZeroes,
+    /// The size is published with the last folio of a write only.
+    PublishLate,
+    /// A folio leaves its guard without having been attached.
+    SkipAttach,
+    /// What a short copy brought is accepted, whatever was in the block before.
+    AcceptShort,
+    /// Zeroing looks at mappings only, not at what is dirty or under writeback.
+    ZeroMappedOnly,
+    /// An empty copy keeps the promise of a block that it did not dirty.
+    KeepPromises,
+    /// A guard that is dropped does not put its folio.
+    SkipPut,
+    /// However often a mapping went stale, writeback is not held still.
+    RetryForEver,
 }
 
 #[cfg(test)]
@@ -136,9 +152,9 @@ mod armed {
     }
 
     impl Pauses {
-        /// Counts the visit and waits while the point is held.
+        /// Counts the visit, runs the hook and waits while the point is held.
         pub async fn at(&self, point: Point) {
-            self.inner.state.lock().hits[point as usize] += 1;
+            self.visit(point);
             if !self.inner.state.lock().held[point as usize] {
                 return;
             }
@@ -148,7 +164,7 @@ mod armed {
             self.inner.until(|s| !s.held[point as usize]).await;
         }
 
-        /// Counts the visit and runs the hook of a point that cannot wait.
+        /// Counts the visit and runs the hook; all that a point can do that cannot wait.
         pub fn visit(&self, point: Point) {
             let hook = {
                 let mut state = self.inner.state.lock();
@@ -156,7 +172,7 @@ mod armed {
                 state.hooks[point as usize].clone()
             };
             if let Some(hook) = hook {
-                hook();
+                crate::kit::lock_order::apart(|| hook());
             }
         }
 
@@ -166,7 +182,7 @@ mod armed {
             Hold { inner: Arc::clone(&self.inner), point }
         }
 
-        /// Runs `hook` at each visit of a synchronous point.
+        /// Runs `hook` at each visit of the point.
         pub fn on(&self, point: Point, hook: impl Fn() + Send + Sync + 'static) {
             self.inner.state.lock().hooks[point as usize] = Some(Arc::new(hook));
         }

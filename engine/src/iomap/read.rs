@@ -9,7 +9,6 @@
 
 use crate::error::Result;
 use crate::iomap::ahead::Reader;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
@@ -22,8 +21,10 @@ use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempts;
 use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
+use crate::kit::lock_order::watched;
 use crate::limits::READ_MISS_BLOCKS_MAX;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -58,7 +59,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let at = offset + done as u64;
             let rest = &mut dst[done..len];
             done += match self.hit(at, rest) {
-                0 => self.miss(reader, at, rest).await?,
+                0 => watched(self.miss(reader, at, rest)).await?,
                 copied => {
                     Counts::add(&self.counts.hits, 1);
                     copied
@@ -133,29 +134,35 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let miss = Miss { first: asked.start, demand };
         let mut attempts = Attempts::default();
         loop {
-            match self.try_miss(miss, at, dst).await? {
-                Some(copied) => return Ok(copied),
-                None => attempts.again("read")?,
+            if let Some(copied) = self.try_miss(&mut attempts, miss, at, dst).await? {
+                return Ok(copied);
             }
         }
     }
 
     /// One attempt: how many bytes it copied; `None` if the mapping became stale.
-    async fn try_miss(&self, miss: Miss, at: u64, dst: &mut [u8]) -> Result<Option<usize>> {
+    async fn try_miss(
+        &self,
+        attempts: &mut Attempts,
+        miss: Miss,
+        at: u64,
+        dst: &mut [u8],
+    ) -> Result<Option<usize>> {
         let asked = FileBlocks::new(miss.first, miss.demand);
         let _held = self.ranges.shared(asked.start..asked.end).await;
+        let attempt = self.attempt(attempts).await;
         let leases = self.map_some(asked).await?;
         self.pauses.at(Point::AfterMap).await;
         let end = leases.last().expect("a miss misses something").blocks().end;
         let blocks = FileBlocks::new(asked.start, end);
         let mut folios = self.lock_missing(blocks, miss.demand).await?;
         self.pauses.at(Point::AfterFolioLock).await;
-        if !self.all_current(&leases) {
+        if !self.all_current(&attempt, &leases) {
             return Ok(None);
         }
         let end = folios.last().map_or(blocks.start, |f| f.span().end);
         let wanted = FileBlocks::new(blocks.start, blocks.end.min(end));
-        let fetched = self.fetch(&mut folios, &leases, wanted, miss.demand).await?;
+        let fetched = self.fetch(&attempt, &mut folios, &leases, wanted, miss.demand).await?;
         let Fetched::UpTo(reached) = fetched else {
             return Ok(None);
         };

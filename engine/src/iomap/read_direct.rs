@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::iomap::ahead::Reader;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
@@ -31,6 +30,7 @@ use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempts;
 use crate::iomap::zero::whole_blocks;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -195,16 +195,16 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     ) -> Result<u64> {
         let mut attempts = Attempts::default();
         loop {
-            if let Some(read) = self.try_read_blocks(blocks, at, memory).await? {
+            if let Some(read) = self.try_read_blocks(&mut attempts, blocks, at, memory).await? {
                 return Ok(read);
             }
-            attempts.again("direct read")?;
         }
     }
 
     /// One attempt; `None` if a mapping became stale.
     async fn try_read_blocks(
         &self,
+        attempts: &mut Attempts,
         blocks: FileBlocks,
         at: usize,
         memory: &mut Option<Buffer>,
@@ -217,6 +217,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             return Ok(Some(0));
         }
         let wanted = FileBlocks::new(blocks.start, end);
+        let attempt = self.attempt(attempts).await;
         let leases = Cursor::new(&self.provider, wanted, MapIntent::Read).collect().await?;
         self.pauses.at(Point::AfterMap).await;
         let bytes = at * BLOCK_BYTES..(at + wanted.len() as usize) * BLOCK_BYTES;
@@ -228,7 +229,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             Err(lost) => return Err(filled.err().unwrap_or(lost)),
         };
         // An error or a wrong checksum of a stale place means nothing.
-        if !self.all_current(&leases) {
+        if !self.all_current(&attempt, &leases) {
             return Ok(None);
         }
         filled?;

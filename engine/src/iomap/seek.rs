@@ -11,7 +11,6 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MapKind;
@@ -20,6 +19,7 @@ use crate::iomap::contract::Transport;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempts;
 use crate::limits::EXTENTS_PER_CALL_MAX;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::units::BLOCK;
@@ -148,14 +148,19 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     async fn look(&self, blocks: FileBlocks) -> Result<Look> {
         let mut attempts = Attempts::default();
         loop {
+            // A mapping that is held still is true only for who also keeps out the holders of its range.
+            let _held = match attempts.exhausted() {
+                true => Some(self.ranges.shared(blocks.start..blocks.end).await),
+                false => None,
+            };
+            let attempt = self.attempt(&mut attempts).await;
             let mut cursor = Cursor::new(&self.provider, blocks, MapIntent::Report);
             let lease = cursor.next().await?.expect("the range is not empty");
             self.pauses.at(Point::AfterMap).await;
             let look = self.look_through(&lease);
-            if self.all_current(std::slice::from_ref(&lease)) {
+            if self.all_current(&attempt, std::slice::from_ref(&lease)) {
                 return Ok(look);
             }
-            attempts.again("seek")?;
         }
     }
 

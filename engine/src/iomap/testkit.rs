@@ -260,13 +260,17 @@ impl<P: MappingProvider> Room<P> {
     fn over(provider: P) -> Self {
         // Large enough that no test waits for writeback which it does not drive itself.
         let memory = Memory::new(64 << 20).unwrap();
+        let dirty = DirtyLimits::new(memory.capacity_blocks());
+        Self::with(provider, memory, dirty)
+    }
+
+    fn with(provider: P, memory: Memory, dirty: DirtyLimits) -> Self {
         let provider = Arc::new(provider);
         let transport = TestTransport::new(DEVICE_BLOCKS);
-        let dirty = DirtyLimits::new(memory.capacity_blocks());
         let parts = Parts {
             provider: Arc::clone(&provider),
             cache: MappingCache::new(ObjectId(1), dirty.clone(), Arc::new(())),
-            ranges: RangeLock::new(),
+            ranges: RangeLock::of(1),
             transport: transport.clone(),
             memory,
             dirty,
@@ -318,6 +322,20 @@ impl<P: MappingProvider> Room<P> {
 /// A room whose extents move.
 pub fn mock_room() -> Room<MockProvider> {
     Room::over(MockProvider::new(DEVICE_BLOCKS))
+}
+
+/// The same where writers wait as soon as `blocks` blocks are dirty.
+pub fn tight_room(blocks: u64) -> Room<MockProvider> {
+    let limits = DirtyLimits::new((blocks * 8).div_ceil(3) as usize);
+    assert_eq!(limits.hard_limit(), blocks);
+    Room::with(MockProvider::new(DEVICE_BLOCKS), Memory::new(64 << 20).unwrap(), limits)
+}
+
+/// The same with the smallest memory there is: for tests that need thousands of rooms.
+pub fn small_room() -> Room<MockProvider> {
+    let memory = Memory::new(8 << 20).unwrap();
+    let dirty = DirtyLimits::new(memory.capacity_blocks());
+    Room::with(MockProvider::new(DEVICE_BLOCKS), memory, dirty)
 }
 
 /// A room over the bare device.

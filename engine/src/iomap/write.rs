@@ -4,7 +4,7 @@
 //! happens to the future: all awaits come first, then one synchronous apply with every folio of
 //! the piece locked. Each newly dirty block has its promise, all others go back. No byte changes
 //! under a stale mapping. Memory that writeback or a reader shares is replaced, never changed.
-//! The size is published with the folio of the new last byte locked.
+//! The size is published folio by folio, each time with the folio of the new last byte locked.
 //!
 //! Does not write to the device and does not zero behind the old end (`eof` does). Called by
 //! `object`, and by `zero` and `eof` for their zeroes.
@@ -16,7 +16,6 @@ use foliant_device::Buffer;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
@@ -32,6 +31,9 @@ use crate::iomap::iter::Lease;
 use crate::iomap::iter::lease_of;
 use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempt;
+use crate::iomap::retry::Attempts;
+use crate::kit::lock_order::watched;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
 use crate::limits::WRITE_PIECE_BLOCKS;
@@ -127,7 +129,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let piece_bytes = WRITE_PIECE_BLOCKS * BLOCK;
             let end = range.end.min((at / piece_bytes + 1) * piece_bytes);
             let part = &src[(at - offset) as usize..(end - offset) as usize];
-            at += self.write_piece(at..end, part, hook).await?;
+            at += watched(self.write_piece(at..end, part, hook)).await?;
         }
         Ok(())
     }
@@ -166,9 +168,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         src: &[u8],
         hook: &H,
     ) -> Result<u64> {
-        let blocks = FileBlocks::covering(&bytes);
-        let _admitted = self.dirty.admit(blocks.len()).await?;
-        let _held = self.lock_for_write(&bytes).await?;
+        let blocks = FileBlocks::covering(&bytes).len();
+        // Where a writer is throttled: with nothing held.
+        let _share = self.dirty.admit(blocks).await?;
+        let _held = self.lock_for_write(&bytes).await;
         let size = self.provider.size();
         let grows = bytes.end > size;
         if grows {
@@ -180,12 +183,16 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// The exclusive range lock over what a write touches: its blocks, and if it grows the object
     /// everything from the old last block on, so that only one task changes the size at a time.
-    pub(super) async fn lock_for_write(&self, bytes: &Range<u64>) -> Result<RangeGuard> {
+    pub(super) async fn lock_for_write(&self, bytes: &Range<u64>) -> RangeGuard {
         let blocks = FileBlocks::covering(bytes);
         let mut attempts = Attempts::default();
         loop {
             let size = self.provider.size();
-            let wanted = if bytes.end > size {
+            attempts.count();
+            let wanted = if attempts.exhausted() {
+                // Wherever the end goes, this holds it.
+                0..u64::MAX
+            } else if bytes.end > size {
                 size.min(bytes.start) / BLOCK..u64::MAX
             } else {
                 blocks.start..blocks.end
@@ -194,10 +201,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let size = self.provider.size();
             let grows = bytes.end > size;
             if !grows || (wanted.end == u64::MAX && wanted.start <= size / BLOCK) {
-                return Ok(held);
+                return held;
             }
             drop(held);
-            attempts.again("write")?;
         }
     }
 
@@ -212,8 +218,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     ) -> Result<u64> {
         let mut attempts = Attempts::default();
         loop {
-            let Some(gathered) = self.gather(&mut piece).await? else {
-                attempts.again("write")?;
+            let attempt = self.attempt(&mut attempts).await;
+            let Some(gathered) = self.gather(&attempt, &mut piece).await? else {
                 continue;
             };
             under_lock();
@@ -222,14 +228,18 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Maps, locks and reads all that the piece needs; `None` if a mapping became stale.
-    async fn gather(&self, piece: &mut Piece<'_>) -> Result<Option<Gathered<P>>> {
-        let intent = self.intent_of(piece);
+    async fn gather(
+        &self,
+        attempt: &Attempt<'_>,
+        piece: &mut Piece<'_>,
+    ) -> Result<Option<Gathered<P>>> {
+        let intent = if attempt.is_last() { MapIntent::Write } else { self.intent_of(piece) };
         let cursor = Cursor::new(&self.provider, piece.blocks(), intent);
         let mut leases = cursor.collect().await?;
         self.pauses.at(Point::AfterMap).await;
         let mut folios = self.lock_piece(piece).await?;
         self.pauses.at(Point::AfterFolioLock).await;
-        if !self.all_current(&leases) {
+        if !self.all_current(attempt, &leases) {
             return Ok(None);
         }
         let size = self.provider.size();
@@ -246,12 +256,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let lease = lease_of(&mut leases, block);
             match self.read_block(lease, block, size).await {
                 Ok(image) => images.push((block, image)),
-                Err(_) if !self.all_current(&leases) => return Ok(None),
+                Err(_) if !self.all_current(attempt, &leases) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
         let spares = self.spares(&mut folios).await?;
-        if !self.all_current(&leases) {
+        if !self.all_current(attempt, &leases) {
             return Ok(None);
         }
         Ok(Some(Gathered { leases, folios, images, spares, size }))
@@ -347,9 +357,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 Source::Bytes(src) => guard.copy(src),
                 Source::Zeroes => guard.zero(),
             }
-            let last = range.end == piece.bytes.end;
+            // Folio by folio: writeback may take each one as soon as it is unlocked, and must find
+            // nothing but zeroes behind the size.
+            let late = self.pauses.is_broken(Canary::PublishLate) && range.end < piece.bytes.end;
             let publish = || {
-                if last && piece.grows {
+                if piece.grows && !late {
                     self.provider.publish_size(range.end);
                 }
             };

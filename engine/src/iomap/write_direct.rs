@@ -91,7 +91,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let end = blocks.bytes().end;
         let _held = match self.pauses.is_broken(Canary::WriteUnlocked) {
             true => None,
-            false => Some(self.lock_for_write(&blocks.bytes()).await?),
+            false => Some(self.lock_for_write(&blocks.bytes()).await),
         };
         let old = self.provider.size();
         if end > old {

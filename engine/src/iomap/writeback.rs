@@ -21,7 +21,6 @@ use futures_util::stream;
 
 use crate::error::Result;
 use crate::folio::folio::Folio;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::DirtyRun;
@@ -35,6 +34,11 @@ use crate::iomap::run::DeviceWrite;
 use crate::iomap::run::plan;
 use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::InCache;
+use crate::kit::lock_order::Rank;
+use crate::kit::lock_order::watched;
 use crate::kit::memory::Purpose;
 use crate::kit::sync::AsyncMutex;
 use crate::kit::sync::SemaphorePermit;
@@ -126,7 +130,6 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// blocks are dirty again and the claimed space is lost until the store is opened again.
     pub async fn write_back(&self, blocks: FileBlocks) -> Result<u64> {
         let mut written = 0;
-        let mut attempts = Attempts::default();
         loop {
             let failures = self.failed_batches.load(Ordering::Acquire);
             written += self.write_pass(blocks).await?;
@@ -136,14 +139,13 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 return Ok(written);
             }
             // Theirs failed, and is dirty again: this call must write it, or hear why not.
-            attempts.again("writeback")?;
         }
     }
 
     async fn write_pass(&self, blocks: FileBlocks) -> Result<u64> {
         let next = AsyncMutex::new(blocks.start);
         let pass = Pass { end: blocks.end, next, failed: AtomicBool::new(false) };
-        let lanes = (0..WRITEBACK_BATCHES).map(|_| self.write_lane(&pass));
+        let lanes = (0..WRITEBACK_BATCHES).map(|_| watched(self.write_lane(&pass)));
         let mut written = Ok(0);
         for lane in join_all(lanes).await {
             written = written.and_then(|sum| lane.map(|blocks| sum + blocks));
@@ -184,9 +186,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// The right to have one batch on its way.
-    pub(super) async fn slot(&self) -> SemaphorePermit<'_> {
+    pub(super) async fn slot(&self) -> Slot<'_> {
+        let rank = Rank::Cache(self.cache.object().0, InCache::Writeback);
+        lock_order::wait(rank);
         let slot = self.writeback.acquire().await;
-        slot.expect("the semaphore is never closed")
+        Slot(slot.expect("the semaphore is never closed"), lock_order::hold(rank))
     }
 
     async fn finish(&self, collected: Collected<'_, P>) -> Result<Written> {
@@ -208,8 +212,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Take it behind the range lock, and with no folio locked. Do not wait for room to dirty
     /// blocks while you hold it.
     pub async fn hold_writeback(&self) -> StillWriteback<'_> {
+        let rank = Rank::Cache(self.cache.object().0, InCache::Writeback);
+        lock_order::wait(rank);
         let all = self.writeback.acquire_many(WRITEBACK_BATCHES as u32).await;
-        StillWriteback(all.expect("the semaphore is never closed"))
+        StillWriteback(all.expect("the semaphore is never closed"), lock_order::hold(rank))
     }
 
     /// The largest size that may be durable now: below it, from the block of the durable end on,
@@ -356,7 +362,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 }
 
 /// The proof that no writeback of an object is on its way.
-pub struct StillWriteback<'a>(#[allow(dead_code)] SemaphorePermit<'a>);
+#[allow(dead_code)] // Held, not read.
+pub struct StillWriteback<'a>(SemaphorePermit<'a>, Held);
+
+/// The right to have one batch on its way.
+#[allow(dead_code)] // Held, not read.
+pub(super) struct Slot<'a>(SemaphorePermit<'a>, Held);
 
 /// What one batch wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

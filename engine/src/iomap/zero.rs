@@ -14,7 +14,6 @@ use std::ops::Range;
 use foliant_device::Buffer;
 
 use crate::error::Result;
-use crate::iomap::bundle::Attempts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MapKind;
@@ -24,11 +23,14 @@ use crate::iomap::contract::checked_range;
 use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
+use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
+use crate::iomap::retry::Attempts;
 use crate::iomap::write::Piece;
 use crate::iomap::write::Source;
-use crate::kit::canary::Canary;
+use crate::kit::canary;
 use crate::kit::canary::is_broken;
+use crate::kit::lock_order::watched;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
 use crate::limits::WRITE_PIECE_BLOCKS;
@@ -43,20 +45,41 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let range = checked_range(offset, len)?;
         let blocks = FileBlocks::covering(&range);
-        let held = self.ranges.exclusive(blocks.start..blocks.end).await;
-        self.zero_held(&held, range).await
+        watched(self.zero_throttled(range, blocks)).await
+    }
+
+    /// Waits for room with nothing locked, and lets the range go when there is no more.
+    async fn zero_throttled(&self, range: Range<u64>, blocks: FileBlocks) -> Result<()> {
+        let mut at = range.start;
+        loop {
+            drop(self.dirty.admit(1).await?);
+            let _held = self.ranges.exclusive(blocks.start..blocks.end).await;
+            let Some(rest) = self.below_size(at..range.end) else { return Ok(()) };
+            match self.zero_some(rest, true).await? {
+                Some(next) => at = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The part of a range that zeroing changes.
+    fn below_size(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let size = self.provider.size();
+        if range.start >= size.min(range.end) {
+            return None;
+        }
+        // Behind the size there is nothing to keep, so the last block is replaced whole.
+        let end = if range.end >= size { size.div_ceil(BLOCK) * BLOCK } else { range.end };
+        Some(range.start..end)
     }
 
     /// As [`Mapped::zero_range`] for a caller who holds the range lock over the blocks.
     pub async fn zero_held(&self, held: &RangeGuard, range: Range<u64>) -> Result<()> {
         self.expect_held(held, FileBlocks::covering(&range));
-        let size = self.provider.size();
-        if range.start >= size.min(range.end) {
-            return Ok(());
+        match self.below_size(range) {
+            Some(rest) => self.zero_stored(rest).await,
+            None => Ok(()),
         }
-        // Behind the size there is nothing to keep, so the last block is replaced whole.
-        let end = if range.end >= size { size.div_ceil(BLOCK) * BLOCK } else { range.end };
-        self.zero_stored(range.start..end).await
     }
 
     /// Zeroes the parts of a range that do not cover a whole block; the rest is the provider's to
@@ -116,7 +139,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if let Some(folio) = &mut folio {
             let start = folio.span().bytes().start;
             let rest = (size - start) as usize..((size / BLOCK + 1) * BLOCK - start) as usize;
-            if !is_broken(Canary::LeaveCutEnd) {
+            if !is_broken(canary::Canary::LeaveCutEnd) {
                 folio.zero(rest, &mut spare);
             }
         }
@@ -127,18 +150,35 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Zeroes what is stored or dirty in `range`, in pieces. The caller holds the range lock.
     pub(super) async fn zero_stored(&self, range: Range<u64>) -> Result<()> {
+        let end = self.zero_some(range, false).await?;
+        assert_eq!(end, None, "nobody asked for a part");
+        Ok(())
+    }
+
+    /// The same; with `pause` it ends early when too much is dirty, and says where.
+    ///
+    /// Shares of the dirty room are taken without waiting, because the range is locked: who has a share
+    /// may be waiting for the range, and so may a reader whose pinned memory somebody needs who
+    /// stands in writeback's way.
+    async fn zero_some(&self, range: Range<u64>, pause: bool) -> Result<Option<u64>> {
         let mut rest = FileBlocks::covering(&range);
         while let Some(found) = self.first_stored(rest).await? {
             let end = found.end.min(found.start + WRITE_PIECE_BLOCKS);
             let bytes = FileBlocks::new(found.start, end).bytes();
             let bytes = bytes.start.max(range.start)..bytes.end.min(range.end);
-            let _admitted = self.dirty.admit(end - found.start).await?;
+            let _share = match self.pauses.is_broken(Canary::WaitForZeroes) {
+                true => self.dirty.admit(end - found.start).await?,
+                false => self.dirty.admit_over(end - found.start),
+            };
             let start = bytes.start;
             let piece = Piece { bytes, source: Source::Zeroes, grows: false };
-            let done = self.apply(piece, &(), || {}).await?;
-            rest.start = (start + done).div_ceil(BLOCK).min(rest.end);
+            let done = start + self.apply(piece, &(), || {}).await?;
+            rest.start = done.div_ceil(BLOCK).min(rest.end);
+            if pause && done < range.end && !self.dirty.has_room() {
+                return Ok(Some(done));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The first run of `blocks` that is stored, dirty or under writeback.
@@ -146,18 +186,19 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut rest = blocks;
         let mut attempts = Attempts::default();
         while !rest.is_empty() {
+            let attempt = self.attempt(&mut attempts).await;
             let mut cursor = Cursor::new(&self.provider, rest, MapIntent::Report);
             let lease = cursor.next().await?.expect("the range is not empty");
             self.pauses.at(Point::AfterMap).await;
             let found = self.stored_in(&lease);
-            if !self.all_current(std::slice::from_ref(&lease)) {
-                attempts.again("zero")?;
+            if !self.all_current(&attempt, std::slice::from_ref(&lease)) {
                 continue;
             }
             if found.is_some() {
                 return Ok(found);
             }
             rest.start = lease.blocks().end;
+            attempts = Attempts::default();
         }
         Ok(None)
     }
@@ -166,6 +207,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         match lease.mapping().kind {
             MapKind::Mapped { .. } | MapKind::Inline { .. } => Some(lease.blocks()),
             MapKind::Hole | MapKind::Unwritten { .. } => {
+                if self.pauses.is_broken(Canary::ZeroMappedOnly) {
+                    return None;
+                }
                 let block = self.cache.first_unsettled(lease.blocks())?;
                 Some(FileBlocks::new(block, block + 1))
             }

@@ -30,6 +30,14 @@ pub enum Canary {
     LoseSpace,
     /// A block that moves out of its object's record leaves its bytes there.
     KeepInlineBytes,
+    /// A transaction that grows an object does not log the size.
+    LeaveSizeOut,
+    /// A folio with logged bytes is not marked, so that reclaim may drop them.
+    ForgetMark,
+    /// A punch does not keep writeback still.
+    PunchBesideWriteback,
+    /// Replay goes on behind what is no group, block by block, and takes what looks like one.
+    ScanOn,
     /// Replay takes groups of an earlier epoch for good.
     IgnoreEpoch,
 }

@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::Rank;
 use crate::kit::sync::Mutex;
 use crate::kit::sync::Notify;
 
@@ -46,6 +49,8 @@ pub struct RangeLock {
 
 #[derive(Default)]
 struct Inner {
+    /// Whose ranges these are, for the watch over the order of locks.
+    owner: u64,
     /// Short scans and list operations, never held across a wait: a plain mutex.
     state: Mutex<State>,
 }
@@ -145,6 +150,7 @@ pub struct RangeGuard {
     inner: Arc<Inner>,
     ticket: u64,
     span: Span,
+    _order: Held,
 }
 
 impl RangeGuard {
@@ -162,8 +168,14 @@ impl Drop for RangeGuard {
 
 impl RangeLock {
     /// A lock that nobody holds.
+    #[cfg(test)]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for the object `owner`, which names it in the order of locks.
+    pub fn of(owner: u64) -> Self {
+        Self { inner: Arc::new(Inner { owner, state: Mutex::default() }) }
     }
 
     /// Locks `range` together with other shared holders.
@@ -216,12 +228,14 @@ impl RangeLock {
     }
 
     fn guard(&self, ticket: u64, span: Span) -> RangeGuard {
-        RangeGuard { inner: self.inner.clone(), ticket, span }
+        let order = lock_order::hold(Rank::Range(self.inner.owner));
+        RangeGuard { inner: self.inner.clone(), ticket, span, _order: order }
     }
 
     async fn acquire(&self, span: Span, exclusive: bool) -> RangeGuard {
         let forward = span.ranges().iter().all(|range| range.start <= range.end);
         assert!(forward, "a range runs backwards");
+        lock_order::wait(Rank::Range(self.inner.owner));
         let (guard, granted) = {
             let mut state = self.inner.state.lock();
             if let Some(ticket) = state.try_hold(&span, exclusive) {

@@ -18,6 +18,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
+use crate::kit::stop;
+use crate::kit::stop::Stop;
 use crate::meta::store::Inner;
 use crate::meta::store::Meta;
 use crate::meta::table::Going;
@@ -55,6 +57,7 @@ impl Meta {
         let passed = going.iter().filter(|g| g.lsn <= sealed);
         let homes: Vec<(BlockNo, Lsn)> = passed.map(|g| (g.at, g.lsn)).collect();
         if !is_broken(Canary::TailBeforeHome) {
+            stop::at(Stop::BeforeCheckpointWrite).await;
             inner.write_home(going).await?;
             self.flush().await?;
         }

@@ -21,6 +21,9 @@ use crate::format::block::BlockKind;
 use crate::format::log_record;
 use crate::format::root::Root;
 use crate::kit::checksum;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::Rank;
 use crate::kit::memory::Purpose;
 use crate::meta::store::Meta;
 use crate::meta::table::HomeMark;
@@ -32,6 +35,7 @@ use crate::units::Lsn;
 impl Meta {
     /// A shared view of the committed state. Dropping the future has no effect.
     pub async fn read(&self) -> MetaView {
+        lock_order::wait(Rank::Metadata);
         let guard = self.inner.lock.clone().read_owned().await;
         let root = self.inner.blocks.lock().root.clone();
         MetaView::new(self.clone(), guard, root)
@@ -40,6 +44,7 @@ impl Meta {
     /// The exclusive transaction. Errors: `WritesStopped`. Dropping the future has no effect.
     pub async fn begin(&self) -> Result<MetaTxn> {
         self.inner.poison.check()?;
+        lock_order::wait(Rank::Metadata);
         let guard = self.inner.lock.clone().write_owned().await;
         self.inner.poison.check()?;
         let root = self.inner.blocks.lock().root.clone();
@@ -53,11 +58,12 @@ pub struct MetaView {
     meta: Meta,
     root: Arc<Root>,
     _guard: OwnedRwLockReadGuard<()>,
+    _order: Held,
 }
 
 impl MetaView {
     fn new(meta: Meta, guard: OwnedRwLockReadGuard<()>, root: Arc<Root>) -> Self {
-        Self { meta, root, _guard: guard }
+        Self { meta, root, _guard: guard, _order: lock_order::hold(Rank::Metadata) }
     }
 }
 
@@ -92,6 +98,7 @@ struct DataChange {
 pub struct MetaTxn {
     meta: Meta,
     guard: OwnedRwLockWriteGuard<()>,
+    order: Held,
     committed_root: Arc<Root>,
     root: Root,
     changes: BTreeMap<BlockNo, Change>,
@@ -110,6 +117,7 @@ impl MetaTxn {
         Self {
             meta,
             guard,
+            order: lock_order::hold(Rank::Metadata),
             root: (*root).clone(),
             committed_root: root,
             changes: BTreeMap::new(),
@@ -173,6 +181,7 @@ impl MetaTxn {
             if !journal.has_room(payload.len()) {
                 self.meta.inner.bell.notify_one();
             }
+            lock_order::wait(Rank::LogRoom);
             journal.wait_for_room(payload.len()).await?;
         }
         self.meta.inner.poison.check()?;
@@ -296,7 +305,7 @@ impl Prepared {
         if full || inner.journal.is_half_full() {
             inner.bell.notify_one();
         }
-        drop(txn.guard);
+        drop((txn.guard, txn.order));
         lsn
     }
 }

@@ -35,9 +35,14 @@ use crate::iomap::grip::Grip;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::checksum;
+use crate::kit::lock_order;
+use crate::kit::lock_order::Held;
+use crate::kit::lock_order::Rank;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
+use crate::kit::stop;
+use crate::kit::stop::Stop;
 use crate::meta::HomeMark;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
@@ -87,14 +92,14 @@ struct Change {
 }
 
 /// A locked folio with the memory that replaces its own, should that be shared when it changes.
-struct Held {
+struct Locked {
     grip: Grip,
     spare: Option<Buffer>,
 }
 
 /// Everything that a commit holds while it runs.
 struct Staged {
-    folios: Vec<Held>,
+    folios: Vec<Locked>,
     changes: Vec<Change>,
 }
 
@@ -149,7 +154,7 @@ pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) ->
 }
 
 /// The right to hold the images of the parts. Errors: `TooLarge`.
-async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<SemaphorePermit<'a>> {
+async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<(SemaphorePermit<'a>, Held)> {
     // Two more per part: the blocks of its old ends.
     let blocks: usize = parts.iter().map(|p| p.patches.len() + 2).sum();
     let most = Wing::images_max(&wing.memory);
@@ -157,8 +162,9 @@ async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<SemaphorePerm
         let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
         return Err(Error::new(ErrorKind::TooLarge, why));
     }
+    lock_order::wait(Rank::Images);
     let permits = wing.images.acquire_many(blocks as u32).await;
-    Ok(permits.expect("the semaphore is never closed"))
+    Ok((permits.expect("the semaphore is never closed"), lock_order::hold(Rank::Images)))
 }
 
 /// Locks the ranges of all that a part touches, at once. Parts come in the order of their objects,
@@ -213,7 +219,7 @@ async fn stage(memory: &Memory, parts: &[LoggedPart], blocks: usize) -> Result<S
         let touched: Vec<u64> = part.patches.keys().copied().collect();
         let first = staged.folios.len();
         for grip in part.object.core().lock_uptodate(&touched).await? {
-            staged.folios.push(Held { grip, spare: None });
+            staged.folios.push(Locked { grip, spare: None });
         }
         let mut folio = first;
         for (&block, patches) in &part.patches {
@@ -330,7 +336,8 @@ async fn record_sizes(
     let mut sizes = Vec::with_capacity(parts.len());
     for part in parts {
         let state = part.object.state();
-        let grown = (part.end > state.recorded_size()).then_some(part.end);
+        let left_out = is_broken(Canary::LeaveSizeOut);
+        let grown = (part.end > state.recorded_size() && !left_out).then_some(part.end);
         if let Some(size) = grown {
             records::set_size(txn, ticket, state.id(), size).await?;
         }
@@ -361,9 +368,10 @@ fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change
 fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged, lsn: Lsn) {
     let Staged { mut folios, changes } = staged;
     for change in changes {
-        let Held { grip, spare } = &mut folios[change.folio];
+        let Locked { grip, spare } = &mut folios[change.folio];
         let own = FileBlocks::new(change.block, change.block + 1);
-        if !change.inline {
+        stop::visit(Stop::BeforeAttach);
+        if !change.inline && !is_broken(Canary::ForgetMark) {
             grip.mark_journal(change.block, lsn);
         }
         if grip.order() == 0 {

@@ -66,7 +66,7 @@ impl OpenObject {
         let core = Mapped::new(Parts {
             provider: Arc::new(ObjectProvider::new(ground, state.clone())),
             cache: MappingCache::new(state.id(), dirty.clone(), residents),
-            ranges: RangeLock::new(),
+            ranges: RangeLock::of(state.id().0),
             transport: wing.transport.clone(),
             memory: wing.memory.clone(),
             dirty,

@@ -22,6 +22,8 @@ use crate::iomap::contract::Placement;
 use crate::iomap::contract::Target;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
+use crate::kit::stop;
+use crate::kit::stop::Stop;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::inline;
@@ -222,6 +224,7 @@ impl MappingProvider for ObjectProvider {
     }
 
     async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<(WritebackBatch, Vec<Placement>)> {
+        stop::at(Stop::BeforeWritebackMapping).await;
         self.ground.poison.check()?;
         let view = self.ground.meta.read().await;
         let mut ticket = self.ground.ticket();
@@ -263,6 +266,7 @@ impl MappingProvider for ObjectProvider {
     ) -> Result<()> {
         let WritebackBatch { mut ticket } = batch;
         let to_device = runs.iter().any(|run| run.image.is_none());
+        stop::at(Stop::BeforeCompletion).await;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
         if to_device && !is_broken(Canary::MapBeforeData) {
             self.ground.meta.flush().await?;

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::lock_order::watched;
 use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::object::table::Table;
@@ -110,7 +111,7 @@ impl Flusher {
         for _ in 0..SYNC_ROUNDS_MAX {
             state.check()?;
             self.write_back(object).await?;
-            let lsn = resize::record_size(object).await?;
+            let lsn = watched(resize::record_size(object)).await?;
             if state.recorded_size() >= wanted.min(state.size()) {
                 return self.table.ground().meta.durable(lsn.max(state.last_lsn())).await;
             }
@@ -203,7 +204,7 @@ impl Flusher {
             return;
         }
         if object.state().size() > object.state().recorded_size()
-            && let Err(cause) = resize::record_size(&object).await
+            && let Err(cause) = watched(resize::record_size(&object)).await
         {
             tracing::warn!(%cause, object = object.state().id().0, "its size is not recorded");
         }

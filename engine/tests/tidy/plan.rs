@@ -126,6 +126,11 @@ pub const RAW_SYNC: &[&str] = &[
 pub const RAW_SYNC_PLACES: &[(&str, &str)] = &[
     ("engine/src/kit/sync", "the place itself"),
     ("engine/src/kit/watermark.rs", "the log's: the data wing does not wait there"),
+    (
+        "engine/src/kit/lock_order.rs",
+        "watches the others, in debug builds; its own steps are none of a model",
+    ),
+    ("engine/src/kit/stop.rs", "stops tests; empty in every other build"),
 ];
 
 /// Words that must not stand in code, and whether tests may use them.

@@ -1,10 +1,12 @@
-//! {hole, unwritten, delayed, mapped} x {absent, clean, dirty, under writeback}: zeroes from the
-//! cache, after eviction; and what reads as zero anyway costs nothing.
+//! {hole, unwritten, mapped, moved by an overwrite} x {absent, clean, dirty, under writeback}: zeroes from the
+//! cache, after eviction; and what reads as zero anyway costs nothing. (A block that waits for its
+//! allocation is a hole below a dirty one.)
 
 use std::sync::Arc;
 
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::mock::MockProvider;
+use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::testkit::Room;
 use crate::iomap::testkit::block_on;
@@ -17,6 +19,8 @@ enum Below {
     Hole,
     Unwritten,
     Mapped,
+    /// Written a second time, so that the blocks lie elsewhere than they did.
+    Moved,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +45,13 @@ async fn prepared(below: Below, above: Above) -> Room<MockProvider> {
                 room.provider.place(block, true);
             }
         }
-        Below::Mapped => {
-            room.mapped.write_at(0, &bytes).await.unwrap();
-            room.settle().await;
+        Below::Mapped | Below::Moved => {
+            let turns = if below == Below::Moved { 2 } else { 1 };
+            for turn in 0..turns {
+                let bytes = vec![turns - turn; bytes.len()];
+                room.mapped.write_at(0, &bytes).await.unwrap();
+                room.settle().await;
+            }
             room.evict();
         }
     }
@@ -67,7 +75,8 @@ async fn check(below: Below, above: Above, from: u64, to: u64) {
     }
     let was = room.unsettled();
     room.mapped.zero_range(from, to - from).await.unwrap();
-    let ones = below == Below::Mapped || matches!(above, Above::Dirty | Above::Writeback);
+    let ones = matches!(below, Below::Mapped | Below::Moved)
+        || matches!(above, Above::Dirty | Above::Writeback);
     if !ones {
         assert_eq!(room.unsettled(), was, "zeroing zeroes dirtied something");
         let begun = room.mapped.cache().folios(ALL, usize::MAX).len();
@@ -93,7 +102,7 @@ async fn check(below: Below, above: Above, from: u64, to: u64) {
 #[test]
 fn in_every_state() {
     block_on(async {
-        for below in [Below::Hole, Below::Unwritten, Below::Mapped] {
+        for below in [Below::Hole, Below::Unwritten, Below::Mapped, Below::Moved] {
             for above in [Above::Absent, Above::Clean, Above::Dirty, Above::Writeback] {
                 for (from, to) in [(0, 8), (1, 3), (0, 1)] {
                     let (from, to) = (from * BLOCK, to * BLOCK);
@@ -106,29 +115,63 @@ fn in_every_state() {
     });
 }
 
+/// Dirty, then under writeback, then written and evicted, all between the look at the mapping and
+/// the end of zeroing.
+async fn writeback_completes_in_between(canary: Option<Canary>) -> (Room<MockProvider>, bool) {
+    let room = prepared(Below::Hole, Above::Dirty).await;
+    if let Some(canary) = canary {
+        room.mapped.pauses().break_on_purpose(canary);
+    }
+    let before = room.mapped.pauses().hold(Point::BeforeCompletion);
+    let mapped = Arc::clone(&room.mapped);
+    let writeback = tokio::spawn(async move { mapped.write_back_batch(ALL).await });
+    before.reached().await;
+    let hold = room.mapped.pauses().hold(Point::AfterMap);
+    let mapped = Arc::clone(&room.mapped);
+    let zeroing = tokio::spawn(async move { mapped.zero_range(5, 9000).await });
+    hold.reached().await;
+    drop(before);
+    writeback.await.unwrap().unwrap();
+    room.evict();
+    drop(hold);
+    zeroing.await.unwrap().unwrap();
+    let content = room.content().await;
+    let expected = |at: usize| u8::from(!(5..9005).contains(&at));
+    let right = (0..content.len()).all(|at| content[at] == expected(at));
+    (room, right)
+}
+
 #[test]
 fn a_writeback_that_completes_in_between_is_not_missed() {
     block_on(async {
-        let room = prepared(Below::Hole, Above::Dirty).await;
-        let before = room.mapped.pauses().hold(Point::BeforeCompletion);
-        let mapped = Arc::clone(&room.mapped);
-        let writeback = tokio::spawn(async move { mapped.write_back_batch(ALL).await });
-        before.reached().await;
-        let hold = room.mapped.pauses().hold(Point::AfterMap);
-        let mapped = Arc::clone(&room.mapped);
-        let zeroing = tokio::spawn(async move { mapped.zero_range(5, 9000).await });
-        hold.reached().await;
-        drop(before);
-        writeback.await.unwrap().unwrap();
-        room.evict();
-        drop(hold);
-        zeroing.await.unwrap().unwrap();
-        assert!(room.mapped.counts().totals().stale_retries > 0);
-        let content = room.content().await;
-        let expected = |at: usize| u8::from(!(5..9005).contains(&at));
-        assert!((0..content.len()).all(|at| content[at] == expected(at)));
+        let (room, right) = writeback_completes_in_between(None).await;
+        let stale = room.mapped.counts().totals().stale_retries;
+        assert!(stale > 0);
+        println!("race: {stale} looks at a hole that was filled meanwhile");
+        assert!(right);
         room.expect_balance();
+        let broken = Some(Canary::IgnoreStaleness);
+        let (_, right) = writeback_completes_in_between(broken).await;
+        assert!(!right, "the canary survived");
     });
+}
+
+#[test]
+fn without_a_look_at_the_cache_dirty_bytes_over_a_hole_stay() {
+    for above in [Above::Dirty, Above::Writeback] {
+        block_on(async {
+            let room = prepared(Below::Unwritten, Above::Dirty).await;
+            room.mapped.pauses().break_on_purpose(Canary::ZeroMappedOnly);
+            let hold = room.mapped.pauses().hold(Point::BeforeCompletion);
+            let mapped = Arc::clone(&room.mapped);
+            if above == Above::Writeback {
+                tokio::spawn(async move { mapped.write_back_batch(ALL).await });
+                hold.reached().await;
+            }
+            room.mapped.zero_range(5, 100).await.unwrap();
+            assert_eq!(room.content().await[5], 1, "the canary survived");
+        });
+    }
 }
 
 #[test]
