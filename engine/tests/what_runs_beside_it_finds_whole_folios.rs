@@ -190,11 +190,11 @@ fn the_size_of_an_append_is_not_recorded_with_another_ones_batch() {
     assert!(sizes.len() >= 2, "all cuts gave one size: {sizes:?}");
 }
 
-/// Block by block, so that each folio of the ballast is used often, and reclaim takes it for as hot as the
-/// rest.
+/// Block by block and backwards, so that each folio of the ballast is used often (a piece that goes on where
+/// the last one ended is the same use), and reclaim takes it for as hot as the rest.
 async fn evict(ballast: &Object) {
     let mut bytes = vec![0; BLOCK];
-    for offset in (0..BALLAST).step_by(bytes.len()) {
+    for offset in (0..BALLAST).step_by(bytes.len()).rev() {
         ballast.read_at(offset as u64, &mut bytes).await.unwrap();
     }
 }

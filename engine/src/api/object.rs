@@ -19,6 +19,9 @@ use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::units::BLOCK;
 
+/// Longer reads are not tried as one hit: what was copied would be copied again.
+const HIT_BYTES_MAX: usize = 64 << 10;
+
 /// A sparse byte array of up to 2^63 - 1 bytes. Cheap to clone; all clones are the same object.
 ///
 /// Read-ahead belongs to the handle: who reads one object in several places at once does so through
@@ -85,7 +88,14 @@ impl Object {
     /// (a checksum does not match; other ranges can still be read), `Device`, `OutOfMemory`.
     pub async fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<usize> {
         self.check()?;
-        self.open.core().read_by(&self.reader, offset, dst).await
+        let core = self.open.core();
+        if dst.len() <= HIT_BYTES_MAX
+            && let Some(read) = core.try_read_at(offset, dst)?
+        {
+            return Ok(read);
+        }
+        // Boxed: the way to the device is long, and the future of every hit would carry room for it.
+        Box::pin(core.read_by(&self.reader, offset, dst)).await
     }
 
     /// As [`Object::read_at`], but only from the cache and without a future: `None` as soon as

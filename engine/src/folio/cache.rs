@@ -7,9 +7,11 @@
 //! Does no I/O, does not map blocks to the device, evicts nothing by itself. Called by iomap,
 //! object and the flusher.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use foliant_device::Buffer;
+use foliant_device::Segment;
 
 use super::dirty::DirtyLimits;
 use super::folio::Folio;
@@ -114,6 +116,18 @@ impl MappingCache {
             return false;
         }
         folio.read_at((offset - bytes.start) as usize, dst)
+    }
+
+    /// The bytes `range` (of the object) without a copy, if one folio holds them all up to date; as
+    /// [`MappingCache::read_hit`].
+    pub fn share_hit(&self, range: &Range<u64>) -> Option<Segment> {
+        let index = self.owner.index.read();
+        let folio = index.covering(range.start / crate::units::BLOCK)?;
+        let bytes = folio.span().bytes();
+        if range.end > bytes.end {
+            return None;
+        }
+        folio.share((range.start - bytes.start) as usize..(range.end - bytes.start) as usize)
     }
 
     /// The folio of `block`, locked, if there is one.

@@ -49,13 +49,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     fn share_hit(&self, range: &Range<u64>) -> Option<Segment> {
-        let folio = self.cache.find(range.start / BLOCK)?;
-        let span = folio.span().bytes();
-        if range.end > span.end {
-            return None;
-        }
-        let within = (range.start - span.start) as usize..(range.end - span.start) as usize;
-        let segment = folio.share(within)?;
+        let segment = self.cache.share_hit(range)?;
         Counts::add(&self.counts.hits, 1);
         Some(segment)
     }

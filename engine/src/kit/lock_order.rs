@@ -9,7 +9,8 @@
 //! their own lists. A call inside of another one belongs to it. What is taken outside of any operation,
 //! or by a trial that cannot wait, is not checked; by a trial inside of one it is held like the rest.
 //!
-//! Does not see plain mutexes (they are leaves, and `clippy::await_holding_lock` keeps them from
+//! Is off under the feature `model`, where tasks change places inside of a poll: the explorer sees a cycle
+//! as a deadlock. Does not see plain mutexes (they are leaves, and `clippy::await_holding_lock` keeps them from
 //! waits), does not order memory. Called by the rooms that have a lock with a name here.
 
 /// A lock's place in the order: a higher one may be waited for while a lower one is held.
@@ -39,29 +40,29 @@ pub enum InCache {
     Folio(u64),
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(feature = "model")))]
 pub use armed::Held;
-#[cfg(all(debug_assertions, any(test, feature = "testing")))]
+#[cfg(all(debug_assertions, not(feature = "model"), any(test, feature = "testing")))]
 pub use armed::apart;
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(feature = "model")))]
 pub use armed::hold;
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(feature = "model")))]
 pub use armed::wait;
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(feature = "model")))]
 pub use armed::watched;
 
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), feature = "model"))]
 pub use disarmed::Held;
-#[cfg(all(not(debug_assertions), any(test, feature = "testing")))]
+#[cfg(all(any(not(debug_assertions), feature = "model"), any(test, feature = "testing")))]
 pub use disarmed::apart;
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), feature = "model"))]
 pub use disarmed::hold;
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), feature = "model"))]
 pub use disarmed::wait;
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), feature = "model"))]
 pub use disarmed::watched;
 
-#[cfg(not(debug_assertions))]
+#[cfg(any(not(debug_assertions), feature = "model"))]
 mod disarmed {
     use std::future::Future;
 
@@ -94,7 +95,7 @@ mod disarmed {
     }
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(feature = "model")))]
 mod armed {
     use std::cell::RefCell;
     use std::future::Future;
@@ -212,7 +213,7 @@ mod armed {
     }
 }
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(all(test, debug_assertions, not(feature = "model")))]
 mod tests {
     use std::panic::AssertUnwindSafe;
     use std::panic::catch_unwind;

@@ -10,6 +10,7 @@ use super::explorer::explore;
 use super::explorer::join;
 use super::explorer::start;
 use super::stage::Stage;
+use crate::iomap::ahead::Reader;
 use crate::iomap::testkit::give_way;
 use crate::kit::fault::Fault;
 use crate::units::BLOCK;
@@ -18,7 +19,8 @@ use crate::units::BLOCK_BYTES;
 async fn pin(stage: &Stage) {
     let mut pinned = Vec::new();
     for _ in 0..2 {
-        let segment = stage.room.mapped.read_shared(0..BLOCK).await.unwrap().unwrap();
+        let segment =
+            stage.room.mapped.read_shared(&Reader::default(), 0..BLOCK).await.unwrap().unwrap();
         let first = segment[0];
         assert!(segment.iter().all(|&byte| byte == first), "half of a write");
         pinned.push((segment, first));

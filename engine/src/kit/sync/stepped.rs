@@ -112,6 +112,12 @@ impl Semaphore {
         self.0.acquire_many(permits).await
     }
 
+    #[cfg(test)]
+    pub fn try_acquire_many(&self, permits: u32) -> Result<SemaphorePermit<'_>, TryAcquireError> {
+        step();
+        self.0.try_acquire_many(permits)
+    }
+
     pub fn try_acquire(&self) -> Result<SemaphorePermit<'_>, TryAcquireError> {
         step();
         self.0.try_acquire()
