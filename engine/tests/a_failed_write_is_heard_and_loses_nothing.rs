@@ -285,6 +285,31 @@ fn a_flush_that_fails_is_never_retried_into_success() {
     }
 }
 
+/// Who waited behind a flush that failed ran one of its own, which succeeded; but a failed flush is final for
+/// all that was written before it. Both must hear.
+#[test]
+fn who_waits_behind_a_failed_flush_is_not_saved_by_a_later_one() {
+    for seed in 0..20 {
+        support::simulate(async move {
+            let mut volume = Volume::new(seed).await;
+            let (one, _) = volume.stored("one", 40 * BLOCK).await;
+            let (other, _) = volume.stored("other", 40 * BLOCK).await;
+            let bytes = volume.bytes(8 * BLOCK);
+            one.write_at(0, &bytes).await.unwrap();
+            other.write_at(0, &bytes).await.unwrap();
+            let rule = FaultRule::fail(DeviceErrorKind::Io).on(Operation::Flush);
+            volume.disk.inject(rule.times(1));
+            let (one_synced, other_synced) = tokio::join!(one.sync(), other.sync());
+            one_synced.unwrap_err();
+            other_synced.unwrap_err();
+            drop((one, other));
+            let (volume, closed) = volume.reopen().await;
+            closed.unwrap_err();
+            volume.engine.close().await.unwrap();
+        });
+    }
+}
+
 impl Before {
     /// The object whose flush failed keeps the first cause; all others hear that writes are stopped.
     async fn check_after_flush(self, mut volume: Volume) {

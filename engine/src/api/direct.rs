@@ -140,8 +140,8 @@ impl Object {
     /// placed afresh (a power cut leaves each block old or new), mapped with one flush and one
     /// transaction per call, and leave nothing in the cache. All of them change, or none; the parts of
     /// blocks before them are written before, those behind them after, through the cache. If the two
-    /// are not the same modulo 4096, this is [`Object::write_at`]. Direct writes of one object go one after
-    /// the other.
+    /// are not the same modulo 4096, this is [`Object::write_at`]. Up to four direct writes of one object
+    /// are on their way at once; those that grow it go one after the other.
     ///
     /// The buffer comes back also with an error; only if a device never gave it back it is empty.
     /// Errors: `InvalidInput` (a buffer of another engine, bytes that it does not have, a range behind the

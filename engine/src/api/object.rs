@@ -147,7 +147,8 @@ impl Object {
 
     /// Sets the size; new bytes read as zero. A shrink is durable with the next sync of the object.
     ///
-    /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
+    /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`, `OutOfMemory`, `TimedOut`
+    /// (writeback that does not end). Dropping the future does
     /// not stop it.
     pub async fn truncate(&self, size: u64) -> Result<()> {
         let entered = self.volume().enter()?;
@@ -161,7 +162,8 @@ impl Object {
 
     /// Makes the bytes of `range` zero and gives whole blocks back to the volume. The size stays.
     ///
-    /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
+    /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`, `OutOfMemory`, `TimedOut`
+    /// (writeback that does not end). Dropping the future does
     /// not stop it.
     pub async fn punch(&self, range: Range<u64>) -> Result<()> {
         let entered = self.volume().enter()?;
@@ -175,7 +177,8 @@ impl Object {
 
     /// Allocates the holes of `range`, so that writing there does not run out of space. The size stays.
     ///
-    /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`. Dropping the future does
+    /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`, `OutOfMemory`, `TimedOut`
+    /// (writeback that does not end). Dropping the future does
     /// not stop it.
     pub async fn preallocate(&self, range: Range<u64>) -> Result<()> {
         let entered = self.volume().enter()?;
@@ -190,7 +193,8 @@ impl Object {
     /// Everything accepted on this object before the call is durable on return.
     ///
     /// Errors: a kept failure of writeback (it stays an error: the data is in memory, not on the
-    /// device), `Closed`, `WritesStopped`, `Device`. Dropping the future does not stop it.
+    /// device), `Closed`, `WritesStopped`, `Device`; `OutOfMemory`, `NoSpace` and `TimedOut` when writing
+    /// back could not go on for now. Dropping the future does not stop it.
     pub async fn sync(&self) -> Result<()> {
         let _entered = self.volume().enter()?;
         self.volume().flusher.sync(self.open.clone()).await

@@ -154,9 +154,20 @@ impl MappingCache {
     ) -> Result<(FolioLock, bool)> {
         loop {
             if let Some(lock) = self.find_locked(block).await {
-                if lock.needs_memory() {
-                    let buffer = memory.allocate(lock.folio().order(), Purpose::Data).await?;
-                    lock.give_back(buffer);
+                if !lock.needs_memory() {
+                    return Ok((lock, false));
+                }
+                // Its memory was lost with a dropped read. Nothing of it is worth waiting for a large piece.
+                let order = lock.folio().order();
+                match memory.try_at_once(order, Purpose::Data) {
+                    Some(buffer) => lock.give_back(buffer),
+                    None if order == 0 => {
+                        lock.give_back(memory.allocate(0, Purpose::Data).await?);
+                    }
+                    None => {
+                        assert_eq!(lock.detach(), 0, "a folio without memory was dirty");
+                        continue;
+                    }
                 }
                 return Ok((lock, false));
             }

@@ -47,7 +47,8 @@ pub fn try_evict(folio: Arc<Folio>) -> Result<usize, Refusal> {
     }
     let verdict = evict_locked(&folio);
     folio.lock.add_permits(1);
-    verdict.map(|_memory| folio.blocks())
+    // Memory that is lent to a read, or was lost with one, is not won.
+    verdict.map(|memory| memory.map_or(0, |memory| memory.blocks()))
 }
 
 fn evict_locked(folio: &Arc<Folio>) -> Result<Option<Buffer>, Refusal> {

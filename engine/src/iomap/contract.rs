@@ -206,9 +206,13 @@ pub trait MappingProvider: Send + Sync + 'static {
 
     /// Places for these dirty runs (ascending, disjoint), contiguous where possible: the answers
     /// cover the runs exactly, in order, maybe in more pieces.
+    ///
+    /// `size` is the size that readers see, or that they will see when the batch has landed if that is
+    /// larger; it decides what fits into a record.
     fn map_writeback(
         &self,
         runs: &[FileBlocks],
+        size: u64,
     ) -> impl Future<Output = Result<(Self::Batch, Vec<Placement>)>> + Send;
 
     /// The batch's data has completed on the device: make it stable, then map it, then publish the

@@ -44,7 +44,7 @@ pub(super) fn clear_behind(image: &mut [u8], block: u64, size: u64) {
 }
 
 /// Makes the image of block 0 from its stored bytes.
-fn fill_inline(image: &mut [u8], bytes: &[u8], size: u64) {
+pub(super) fn fill_inline(image: &mut [u8], bytes: &[u8], size: u64) {
     image[..bytes.len()].copy_from_slice(bytes);
     image[bytes.len()..].fill(0);
     clear_behind(image, 0, size);

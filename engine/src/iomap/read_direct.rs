@@ -26,6 +26,7 @@ use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::contract::checked_range;
 use crate::iomap::fetch::clear_behind;
+use crate::iomap::fetch::fill_inline;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
 use crate::iomap::pause::Canary;
@@ -268,7 +269,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
             let lease = leases.peek().expect("every block was mapped");
             let Some((at, sum)) = lease.stored(block) else {
-                image.fill(0);
+                match lease.inline() {
+                    Some(bytes) => fill_inline(image, bytes, self.provider.size()),
+                    None => image.fill(0),
+                }
                 continue;
             };
             match runs.last_mut() {

@@ -36,6 +36,11 @@ impl Attempts {
         self.0 > STALE_RETRIES_MAX
     }
 
+    /// Whether the next attempt holds writeback still.
+    pub fn next_is_last(&self) -> bool {
+        self.0 >= STALE_RETRIES_MAX
+    }
+
     /// One more attempt is about to be made.
     pub fn count(&mut self) {
         self.0 += 1;

@@ -149,7 +149,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut attempts = Attempts::default();
         loop {
             // A mapping that is held still is true only for who also keeps out the holders of its range.
-            let _held = match attempts.exhausted() {
+            let _held = match attempts.next_is_last() {
                 true => Some(self.ranges.shared(blocks.start..blocks.end).await),
                 false => None,
             };

@@ -103,7 +103,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let folios = self.lock_cached_folios(blocks).await?;
         self.pauses.at(Point::AfterFolioLock).await;
         let runs = vec![DirtyRun { blocks, data: vec![data] }];
-        let size = old.max(end);
+        // Behind the slot: a truncate above this range may have passed by, and its size must stay.
+        let size = self.provider.size().max(end);
         let sent = self.carry(&runs, size, self.settled_size(size, &runs)).await?;
         // From here on nothing waits: the transaction, the cache and the size change together.
         promised.used();

@@ -43,6 +43,7 @@ use crate::kit::memory::Purpose;
 use crate::kit::sync::AsyncMutex;
 use crate::kit::sync::SemaphorePermit;
 use crate::kit::sync::atomic::AtomicBool;
+use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
 use crate::limits::WRITEBACK_BATCH_BLOCKS;
 use crate::limits::WRITEBACK_BATCHES;
@@ -58,18 +59,24 @@ const COPY_SHARE: u64 = 4;
 /// Blocks under writeback; whatever is in here when it is dropped becomes dirty again.
 struct Batch<'a, P: MappingProvider> {
     provider: &'a P,
+    /// Who waits for the blocks in another call learns here that they did not arrive.
+    failed: &'a AtomicU64,
     folios: Vec<(Arc<Folio>, FileBlocks)>,
 }
 
 impl<P: MappingProvider> Batch<'_, P> {
     fn end(&mut self, ok: bool) {
         let mut merged = 0;
+        let lost = !ok && !self.folios.is_empty();
         for (folio, blocks) in self.folios.drain(..) {
             merged += folio.end_writeback(within(folio.index(), blocks), ok);
         }
         // A block that was dirtied again while it was under way held two promises.
         if merged > 0 && !has_fault(Fault::KeepDoubledPromises) {
             self.provider.forget_dirty(merged);
+        }
+        if lost {
+            self.failed.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
@@ -121,6 +128,12 @@ struct Pass {
     failed: AtomicBool,
 }
 
+impl Pass {
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+}
+
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Writes back all blocks of `blocks` that are dirty or under writeback when this is called,
     /// several batches at once, and waits until they are mapped.
@@ -162,13 +175,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 if pass.failed.load(Ordering::Acquire) {
                     return Ok(written);
                 }
-                let collected = self.collect(FileBlocks::new(*next, pass.end.max(*next))).await?;
+                let rest = FileBlocks::new(*next, pass.end.max(*next));
+                let collected = self.collect(rest).await.inspect_err(|_| pass.fail())?;
                 *next = collected.as_ref().map_or(pass.end, |collected| collected.next);
                 collected
             };
             let Some(collected) = collected else { return Ok(written) };
             let done = self.finish(collected).await;
-            written += done.inspect_err(|_| pass.failed.store(true, Ordering::Release))?.blocks;
+            written += done.inspect_err(|_| pass.fail())?.blocks;
         }
     }
 
@@ -200,10 +214,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let result = self.carry(&runs, size, settled).await;
         let forgiven = self.pauses.is_broken(Canary::ForgetWriteErrors);
         batch.end(result.is_ok() || forgiven);
-        let sent = result.inspect_err(|_| {
-            self.failed_batches.fetch_add(1, Ordering::AcqRel);
-        })?;
-        Counts::add(&self.counts.blocks_written, sent);
+        Counts::add(&self.counts.blocks_written, result?);
         Ok(Written { blocks, end })
     }
 
@@ -231,7 +242,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     async fn collect(&self, blocks: FileBlocks) -> Result<Option<Collected<'_, P>>> {
         // Sampled first: every byte below it is on the device, or dirty from now on.
         let mut size = self.provider.size();
-        let mut batch = Batch { provider: &*self.provider, folios: Vec::new() };
+        let (provider, failed) = (&*self.provider, &self.failed_batches);
+        let mut batch = Batch { provider, failed, folios: Vec::new() };
         let mut taken: Vec<(FileBlocks, Segment)> = Vec::new();
         let mut count = 0;
         let mut at = blocks.start;
@@ -250,24 +262,20 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 // a provider that keeps the image itself cannot record less than the image holds.
                 size = size.max(self.provider.size().min(BLOCK));
             }
-            let begun = self.take_images(&mut locked);
-            let waits = locked.folio().is_waiting_for_writeback();
-            drop(locked);
-            if begun.is_empty() && waits && taken.is_empty() {
-                // Newer bytes behind an image that is on its way: once that has arrived.
-                folio.wait_writeback(0..folio.blocks()).await?;
-                continue;
+            if folio.is_waiting_for_writeback() {
+                // Newer bytes behind an image that is on its way. Waited for with the folio locked, or
+                // a busy writer could keep it so for ever; batches on their way need no lock to end.
+                if !taken.is_empty() {
+                    break;
+                }
+                locked.wait_writeback().await?;
             }
-            for (own, segment) in begun {
+            for (own, segment) in self.take_images(&mut locked) {
                 count += own.len();
                 batch.folios.push((Arc::clone(&folio), own));
                 taken.push((own, segment));
             }
             at = folio.span().end;
-            if waits {
-                at = folio.span().start.max(blocks.start);
-                break;
-            }
         }
         if taken.is_empty() {
             return Ok(None);
@@ -334,7 +342,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     pub(super) async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<u64> {
         self.pauses.at(Point::BeforeWritebackMapping).await;
         let blocks: Vec<FileBlocks> = runs.iter().map(|run| run.blocks).collect();
-        let (claims, placements) = self.provider.map_writeback(&blocks).await?;
+        let (claims, placements) = self.provider.map_writeback(&blocks, size).await?;
         let claims = Claims(Some(claims));
         let plan = plan(runs, &placements);
         let blocks = plan.writes.iter().map(|write| write.blocks).sum();

@@ -187,8 +187,9 @@ impl Memory {
     /// once and without waiting. For who takes memory on speculation.
     pub fn make_room(&self, blocks: usize) -> bool {
         let missing = || (self.inner.low_blocks + blocks).saturating_sub(self.free_blocks());
+        let reclaimer = self.inner.reclaimer.lock().clone();
         if missing() > 0
-            && let Some(reclaimer) = self.inner.reclaimer.lock().clone().and_then(|r| r.upgrade())
+            && let Some(reclaimer) = reclaimer.and_then(|weak| weak.upgrade())
         {
             reclaimer.reclaim(missing().max(RECLAIM_BATCH_BLOCKS));
         }

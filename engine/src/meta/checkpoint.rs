@@ -60,6 +60,8 @@ impl Meta {
             stop::at(Stop::BeforeCheckpointWrite).await;
             inner.write_home(going).await?;
             self.flush().await?;
+            // A flush of somebody else may have failed meanwhile: nobody knows what it lost, also of these.
+            inner.poison.check()?;
         }
         let arrived = inner.blocks.lock().table.arrived(&homes);
         let moved = inner.journal.advance_tail(sealed).await;
@@ -80,9 +82,15 @@ impl Meta {
     ///
     /// Errors: `Device`; a failure stops all writes, because nobody can say what it lost.
     pub async fn flush(&self) -> Result<()> {
-        let flush = async || self.inner.device.flush().await.map_err(Error::from);
-        let flushed = self.inner.flushes.flush(flush).await;
-        flushed.inspect_err(|cause| self.inner.poison.set(cause.clone()))
+        let inner = &self.inner;
+        // Both with the turn in hand: who waits behind a flush that failed must not be told that a later
+        // one made its data stable.
+        let flush = async || {
+            inner.poison.check()?;
+            let flushed = inner.device.flush().await.map_err(Error::from);
+            flushed.inspect_err(|cause| inner.poison.set(cause.clone()))
+        };
+        inner.flushes.flush(flush).await
     }
 
     /// Asks the checkpointer's loop for a checkpoint of all that is logged now, and waits for it.

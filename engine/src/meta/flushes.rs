@@ -25,7 +25,8 @@ impl Flushes {
     /// Returns when a flush that began after this call has ended well; runs `flush` if that falls to
     /// this caller.
     ///
-    /// Errors: those of `flush`, to the caller that ran it; the others run their own. Dropping the
+    /// Errors: those of `flush`, to the caller that ran it; the next one runs its own, which must know that this
+    /// one failed. Dropping the
     /// future gives up the place in line.
     pub async fn flush<F: Future<Output = Result<()>>>(
         &self,

@@ -55,10 +55,13 @@ pub async fn at_writeback<R: BlockRead>(
     state: &ObjectState,
     view: &R,
     runs: &[FileBlocks],
+    size: u64,
 ) -> Result<Option<Placement>> {
     let first = runs.first().is_some_and(|run| run.start == 0);
-    // The visible size can only grow while a batch is on its way, so the recorded one will fit too.
-    let fits = first && belongs(ground, view, state.id(), state.size()).await?;
+    // What the batch may record: the visible size can only grow while it is on its way, and a direct write
+    // shows its size to nobody before it has landed.
+    let size = size.max(state.size());
+    let fits = first && belongs(ground, view, state.id(), size).await?;
     Ok(fits.then_some(Placement { blocks: FIRST, target: Target::Inline }))
 }
 

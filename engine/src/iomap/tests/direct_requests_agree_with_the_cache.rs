@@ -515,3 +515,22 @@ fn a_direct_read_shares_its_range_and_a_direct_write_has_it_alone() {
         room.expect_balance();
     });
 }
+
+/// A direct write that did not grow the object sampled its size before it waited for its slot. A truncate
+/// above its range passed by meanwhile, and the write recorded the old, larger size again.
+#[test]
+fn a_truncate_that_passes_a_direct_write_keeps_its_size() {
+    block_on(async {
+        let room = Arc::new(mock_room());
+        room.mapped.write_at(0, &[1; 100 * BLOCK_BYTES]).await.unwrap();
+        room.settle().await;
+        let hold = room.mapped.pauses().hold(Point::AfterMap);
+        let helper = Arc::clone(&room);
+        let writer = tokio::spawn(async move { write(&helper, 0, &[2; 4 * BLOCK_BYTES]).await });
+        hold.reached().await;
+        room.provider.set_size(50 * BLOCK);
+        drop(hold);
+        writer.await.unwrap().unwrap();
+        assert_eq!((room.provider.size(), room.provider.durable_size()), (50 * BLOCK, 50 * BLOCK));
+    });
+}

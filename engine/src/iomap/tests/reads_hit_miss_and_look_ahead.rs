@@ -15,6 +15,8 @@ use crate::iomap::testkit::Random;
 use crate::iomap::testkit::Room;
 use crate::iomap::testkit::block_on;
 use crate::iomap::testkit::mock_room;
+use crate::iomap::testkit::poll_times;
+use crate::kit::memory::Purpose;
 use crate::units::BLOCK;
 
 const BLOCKS: u64 = 1000;
@@ -186,5 +188,36 @@ fn a_read_that_overlaps_a_truncate_ends_at_the_new_size() {
         room.provider.set_size(2 * BLOCK + 5);
         drop(hold);
         assert_eq!(reader.await.unwrap().unwrap(), 5);
+    });
+}
+
+/// A read that was dropped took the memory of a large folio along. Who came next waited for a piece as
+/// large, which memory in small pieces never gave, and failed with single blocks free.
+#[test]
+fn a_dropped_read_of_a_large_folio_does_not_need_a_large_piece_again() {
+    block_on(async {
+        let room = stored().await;
+        room.yield_everywhere();
+        let mut bytes = vec![0; 256 * BLOCK as usize];
+        {
+            let mut read = Box::pin(room.mapped.read_at(0, &mut bytes));
+            let mut polls = 0;
+            while room.transport.with(|t| t.reads.is_empty()) {
+                assert!(poll_times(&mut read, 1).is_none(), "it ended before it was dropped");
+                polls += 1;
+                assert!(polls < 1000, "the read never began");
+            }
+        }
+        let memory = room.mapped.memory.clone();
+        // Every other block is taken, so that no two free ones lie side by side.
+        let taken = std::iter::from_fn(|| memory.try_allocate(0, Purpose::Reserved));
+        let taken: Vec<_> = taken.collect();
+        let mut kept: Vec<_> = taken.into_iter().map(Some).collect();
+        kept.iter_mut().step_by(2).for_each(|buffer| drop(buffer.take()));
+        let mut one = vec![0; BLOCK as usize];
+        room.mapped.read_at(7 * BLOCK, &mut one).await.unwrap();
+        assert!(one.iter().all(|&b| b == 7));
+        drop(kept);
+        room.expect_balance();
     });
 }
