@@ -22,6 +22,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// The parts of `op` that happen at once, in their order.
 fn pieces(op: &Op) -> Vec<Op> {
+    if let Op::WriteDirect(fill, skew) = op {
+        return pieces_direct(fill, *skew);
+    }
     let Op::Write(fill) = op else { return vec![op.clone()] };
     let mut found = Vec::new();
     let mut at = fill.span.at;
@@ -32,6 +35,21 @@ fn pieces(op: &Op) -> Vec<Op> {
         at = end;
     }
     found
+}
+
+/// A direct write whose place in the buffer fits its place in the object writes its whole blocks at
+/// once, with the parts of blocks around them before and after; another one is a write like others.
+fn pieces_direct(fill: &Fill, skew: u64) -> Vec<Op> {
+    let part = |at: u64, end: u64| {
+        Op::Write(Fill { span: Span { at, len: end - at, ..fill.span }, ..*fill })
+    };
+    let (at, end) = (fill.span.at, fill.span.end());
+    let (first, last) = (at.div_ceil(BLOCK) * BLOCK, end / BLOCK * BLOCK);
+    if at % BLOCK != skew % BLOCK || first >= last {
+        return pieces(&part(at, end));
+    }
+    let parts = [(at, first), (first, last), (last, end)];
+    parts.into_iter().filter(|(at, end)| at < end).map(|(at, end)| part(at, end)).collect()
 }
 
 /// Every way to mix the pieces of two operations.
@@ -74,7 +92,7 @@ fn judge_read(span: &Span, found: &[u8], before: &Oracle, other: &Op) -> Result<
 
 fn judge_answer(op: &Op, answer: &Answer, before: &Oracle, other: &Op) -> Result<(), Failure> {
     match (op, answer) {
-        (Op::Read(span) | Op::Share(span), Answer::Bytes(bytes)) => {
+        (Op::Read(span) | Op::Share(span) | Op::ReadDirect(span, _), Answer::Bytes(bytes)) => {
             judge_read(span, bytes, before, other)
         }
         _ => Ok(()),
@@ -120,8 +138,9 @@ impl Play {
             futures_util::future::join(one, two).await
         };
         let before = self.oracle.clone();
-        judge_answer(a, &one?, &before, b)?;
-        judge_answer(b, &two?, &before, a)?;
+        let (one, two) = (one?.untouched()?, two?.untouched()?);
+        judge_answer(a, &one, &before, b)?;
+        judge_answer(b, &two, &before, a)?;
         let mut found = Vec::new();
         for span in touched([a, b], &before) {
             let mut bytes = vec![0xEE; span.len as usize];
@@ -187,6 +206,11 @@ mod tests {
         assert_eq!(long, [op("write 0 1048570+6 #3"), op("write 0 1048576+14 #3")]);
         assert_eq!(orders(&long, &long).len(), 6);
         assert_eq!(orders(&long, &pieces(&op("punch 0 1+2"))).len(), 3);
+        let direct = pieces(&op("write-direct 0 4090+4110 #3 @4090"));
+        let parts = ["write 0 4090+6 #3", "write 0 4096+4096 #3", "write 0 8192+8 #3"].map(op);
+        assert_eq!(direct, parts);
+        let skewed = pieces(&op("write-direct 0 1048570+20 #3 @0"));
+        assert_eq!(skewed, long);
     }
 
     #[test]

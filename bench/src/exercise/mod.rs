@@ -5,13 +5,14 @@
 //! and, if wanted, next to a plain file (`beside`), and a failing stream is made small (`shrink`).
 //!
 //! To add an operation: a variant and its text in `op`, its effect in `oracle`, its call in
-//! `play::act` and in `beside`, its share in `generate`.
+//! `play::act` and in `beside`, its share in `generate`; what it tells of places is judged in `places`.
 
 pub mod beside;
 mod both;
 pub mod generate;
 pub mod op;
 pub mod oracle;
+mod places;
 mod play;
 pub mod run;
 pub mod shrink;

@@ -102,7 +102,10 @@ impl Model {
 
     fn punch(&mut self, span: &Span) {
         self.zero(span);
-        self.mark(span.at.div_ceil(BLOCK), span.end() / BLOCK, Stored::Hole);
+        // A range that reaches to the size takes the last block whole.
+        let to_end = span.len > 0 && span.end() >= self.bytes.len() as u64;
+        let end = if to_end { span.end().div_ceil(BLOCK) } else { span.end() / BLOCK };
+        self.mark(span.at.div_ceil(BLOCK), end, Stored::Hole);
     }
 
     fn allocate(&mut self, span: &Span) {
@@ -189,7 +192,9 @@ impl Oracle {
     /// What `op` does.
     pub fn apply(&mut self, op: &Op) {
         match op {
-            Op::Write(fill) => self.change(fill.span.object).write(fill),
+            Op::Write(fill) | Op::WriteDirect(fill, _) => {
+                self.change(fill.span.object).write(fill);
+            }
             Op::Punch(span) => self.change(span.object).punch(span),
             Op::Zero(span) => self.change(span.object).zero(span),
             Op::Allocate(span) => self.change(span.object).allocate(span),
@@ -210,7 +215,8 @@ impl Oracle {
                 self.apply(a);
                 self.apply(b);
             }
-            Op::Read(_) | Op::Share(_) | Op::Extents(_) | Op::Evict | Op::Verify => {}
+            Op::Read(_) | Op::Share(_) | Op::ReadDirect(..) | Op::Extents(_) | Op::Seek(..) => {}
+            Op::Evict | Op::Verify => {}
         }
     }
 

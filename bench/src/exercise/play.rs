@@ -10,7 +10,6 @@ use std::time::Duration;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::ExtentInfo;
-use foliant::ExtentState;
 use foliant::Object;
 
 use super::beside::Beside;
@@ -19,9 +18,9 @@ use super::op::Fill;
 use super::op::Op;
 use super::op::Span;
 use super::oracle::BLOCK;
-use super::oracle::Model;
 use super::oracle::Oracle;
-use super::oracle::Stored;
+use super::places::judge_extents;
+use super::places::judge_seek;
 
 /// No operation may take longer, in the time of the runtime. The engine's own waits end before.
 const OP_WAIT: Duration = Duration::from_secs(200);
@@ -29,10 +28,10 @@ const OP_WAIT: Duration = Duration::from_secs(200);
 const VERIFY_BYTES: u64 = 1 << 20;
 /// Pieces of the ballast, which are read to push other folios out.
 pub(super) const BALLAST_PIECES: u64 = 6;
-/// Bytes of one read: in a small, fragmented memory a large region is hard to find.
-const BALLAST_STEP: u64 = 64 << 10;
+/// Bytes of one read.
+const BALLAST_STEP: u64 = 1 << 20;
 /// So many of them are kept at once.
-const BALLAST_HELD: usize = 32;
+const BALLAST_HELD: usize = 2;
 /// Bytes of one piece.
 pub(super) const BALLAST_PIECE_BYTES: u64 = 1 << 20;
 /// The name of the ballast.
@@ -106,10 +105,61 @@ pub(super) enum Answer {
     Done,
     /// The bytes that were read.
     Bytes(Vec<u8>),
+    /// A buffer came back changed where it must not be.
+    Spilled(String),
+    /// Data, hole, and the extents from there on.
+    Found(Option<u64>, Option<u64>, Vec<ExtentInfo>),
     /// What a transaction saw through its own writes.
     Own(Vec<(Span, Vec<u8>)>),
     /// Extents of an object.
     Extents(Vec<ExtentInfo>),
+}
+
+impl Answer {
+    /// The answer, if no buffer was changed outside of its range.
+    pub(super) fn untouched(self) -> Result<Self, Failure> {
+        match self {
+            Self::Spilled(what) => Err(fail(Kind::Content, what)),
+            other => Ok(other),
+        }
+    }
+}
+
+/// A direct read or write; the rest of the buffer must stay as it is.
+async fn direct(engine: &Engine, object: &Object, op: &Op) -> foliant::Result<Answer> {
+    let (at, len, skew, data) = match op {
+        Op::ReadDirect(span, skew) => (span.at, span.len, *skew, None),
+        Op::WriteDirect(fill, skew) => (fill.span.at, fill.span.len, *skew, Some(fill.bytes())),
+        _ => unreachable!("{op} is not direct"),
+    };
+    let within = skew as usize..(skew + len) as usize;
+    let mut buffer = engine.direct_buffer(within.end.max(1)).await?;
+    buffer.fill(0xEE);
+    let (read, buffer) = match &data {
+        None => {
+            let (buffer, read) = object.read_direct(at, buffer, within.clone()).await;
+            (within.start..within.start + read?, buffer)
+        }
+        Some(data) => {
+            buffer[within.clone()].copy_from_slice(data);
+            let (buffer, written) = object.write_direct(at, buffer, within.clone()).await;
+            written?;
+            (0..0, buffer)
+        }
+    };
+    let spilled = buffer[..within.start].iter().chain(&buffer[within.end..]).any(|&b| b != 0xEE);
+    let changed = data.is_some_and(|data| buffer[within.clone()] != data);
+    if spilled || changed {
+        return Ok(Answer::Spilled(format!("{op} changed the buffer at {within:?} or around")));
+    }
+    Ok(Answer::Bytes(buffer[read].to_vec()))
+}
+
+async fn seek(object: &Object, at: u64) -> foliant::Result<Answer> {
+    let data = object.seek_data(at).await?;
+    let hole = object.seek_hole(at).await?;
+    let extents = object.extents(at..i64::MAX as u64, usize::MAX).await?;
+    Ok(Answer::Found(data, hole, extents))
 }
 
 /// Calls the engine. Operations on the whole engine are not for here.
@@ -125,6 +175,11 @@ pub(super) async fn act(engine: Engine, objects: Vec<Object>, op: Op) -> foliant
             let bytes = objects[span.object].read(span.at..span.end()).await?;
             return Ok(Answer::Bytes(bytes.to_vec()));
         }
+        Op::ReadDirect(Span { object, .. }, _)
+        | Op::WriteDirect(Fill { span: Span { object, .. }, .. }, _) => {
+            return direct(&engine, &objects[object], &op).await;
+        }
+        Op::Seek(object, at) => return seek(&objects[object], at).await,
         Op::Write(fill) => {
             objects[fill.span.object].write_at(fill.span.at, &fill.bytes()).await?;
         }
@@ -252,8 +307,8 @@ impl Play {
 
     async fn simple(&mut self, op: &Op) -> Result<(), Failure> {
         let answer = act(self.engine.clone(), self.hands[0].clone(), op.clone()).await?;
-        match (op, answer) {
-            (Op::Read(span) | Op::Share(span), Answer::Bytes(bytes)) => {
+        match (op, answer.untouched()?) {
+            (Op::Read(span) | Op::Share(span) | Op::ReadDirect(span, _), Answer::Bytes(bytes)) => {
                 compare(span, &bytes, self.oracle.object(span.object).read(span))?;
             }
             (Op::Commit(_, fills), Answer::Own(seen)) => {
@@ -261,6 +316,9 @@ impl Play {
                 for (span, bytes) in seen {
                     compare(&span, &bytes, inside.object(span.object).read(&span))?;
                 }
+            }
+            (Op::Seek(object, at), Answer::Found(data, hole, extents)) => {
+                judge_seek(*at, data, hole, &extents, self.oracle.object(*object))?;
             }
             (Op::Extents(object), Answer::Extents(extents)) => {
                 judge_extents(&extents, self.oracle.object(*object))?;
@@ -356,37 +414,4 @@ impl Play {
         }
         Ok(())
     }
-}
-
-/// Extents ascend, do not overlap, and lie where the model says.
-fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(), Failure> {
-    let mut end = 0;
-    let mut marks = vec![None; model.blocks() as usize];
-    for extent in extents {
-        let range = &extent.range;
-        let aligned = range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK);
-        if range.start < end || range.is_empty() || !aligned {
-            return Err(fail(Kind::Places, format!("extent {range:?} behind byte {end}")));
-        }
-        end = range.end;
-        for block in range.start / BLOCK..range.end / BLOCK {
-            if model.stored(block) == Stored::Hole {
-                let what = format!("block {block} is stored, and it must be a hole: {extent:?}");
-                return Err(fail(Kind::Places, what));
-            }
-            marks[block as usize] = Some(extent.state);
-        }
-    }
-    for block in (0..model.blocks()).filter(|_| model.synced) {
-        let mark = marks[block as usize];
-        let bad = match model.stored(block) {
-            Stored::Yes if mark.is_none() => "must be stored, and is not",
-            _ if mark != Some(ExtentState::Mapped) && model.has_data(block) => {
-                "holds data, and is not mapped"
-            }
-            _ => continue,
-        };
-        return Err(fail(Kind::Places, format!("block {block} {bad}")));
-    }
-    Ok(())
 }
