@@ -109,7 +109,7 @@ impl Beside {
             Op::Sync(object) => self.compare_places(*object, oracle.object(*object)),
             Op::Verify => {
                 for object in 0..self.files.len() {
-                    let len = oracle.object(object).bytes.len() as u64 + 1;
+                    let len = oracle.object(object).bytes.len() + 1;
                     let all = Span { object, at: 0, len };
                     let found = self.compare_bytes(&all, oracle.object(object))?;
                     if found.is_some() {
@@ -124,14 +124,14 @@ impl Beside {
 
     fn compare_bytes(&self, span: &Span, model: &Model) -> io::Result<Option<String>> {
         let size = self.file(span.object).metadata()?.len();
-        if size != model.bytes.len() as u64 {
+        if size != model.bytes.len() {
             let why = format!("a file has {size} bytes, the oracle {}", model.bytes.len());
             return Ok(Some(why));
         }
         let want = model.read(span);
         let mut found = vec![0; want.len()];
         self.file(span.object).read_exact_at(&mut found, span.at)?;
-        let differs = found.iter().zip(want).position(|(a, b)| a != b);
+        let differs = found.iter().zip(&want).position(|(a, b)| a != b);
         Ok(differs.map(|at| format!("a file differs from the oracle at {}", span.at + at as u64)))
     }
 
@@ -139,7 +139,7 @@ impl Beside {
     /// file: what XFS allocated in advance behind an end is told as data once the file grows over it.
     fn compare_places(&self, object: usize, model: &Model) -> io::Result<Option<String>> {
         let runs = self.data_runs(object)?;
-        for block in 0..(model.bytes.len() as u64).div_ceil(BLOCK) {
+        for block in 0..model.bytes.len().div_ceil(BLOCK) {
             let (start, end) = (block * BLOCK, (block + 1) * BLOCK);
             let touched = runs.iter().any(|&(from, to)| from < end && start < to);
             if model.has_data(block) && !touched {
@@ -151,7 +151,7 @@ impl Beside {
 
     /// No byte that is not zero may be passed by, on the way to what the file calls data.
     fn compare_seek(&self, object: usize, at: u64, model: &Model) -> io::Result<Option<String>> {
-        let tail = model.bytes.get(at as usize..).unwrap_or(&[]);
+        let tail = model.bytes.read(at..u64::MAX);
         let first = tail.iter().position(|&byte| byte != 0).map(|byte| at + byte as u64);
         let found = match rustix::fs::seek(self.file(object), SeekFrom::Data(at)) {
             Ok(found) => Some(found),

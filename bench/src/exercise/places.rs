@@ -90,7 +90,7 @@ pub(super) fn judge_seek(
     extents: &[ExtentInfo],
     model: &Model,
 ) -> Result<(), Failure> {
-    let size = model.bytes.len() as u64;
+    let size = model.bytes.len();
     let told = format!("of {size} bytes, from {at} on, data at {data:?}, a hole at {hole:?}");
     if at >= size {
         return match (data, hole) {

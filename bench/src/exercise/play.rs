@@ -30,6 +30,10 @@ const VERIFY_BYTES: u64 = 1 << 20;
 pub(super) const BALLAST_PIECES: u64 = 6;
 /// Bytes of one read.
 const BALLAST_STEP: u64 = 1 << 20;
+/// Every so many evictions reads it; the others are cheaper.
+const BALLAST_EVERY: u64 = 8;
+/// Bytes of each buffer of these.
+const SQUEEZE_BYTES: usize = 64 << 10;
 /// So many of them are kept at once.
 const BALLAST_HELD: usize = 2;
 /// Bytes of one piece.
@@ -259,6 +263,8 @@ pub(super) struct Play {
     pub(super) hands: [Vec<Object>; 2],
     pub(super) oracle: Oracle,
     pub(super) beside: Option<Beside>,
+    /// Evictions so far.
+    pub(super) evictions: u64,
     /// Whether two at once are two tasks.
     pub(super) spawn: bool,
 }
@@ -309,12 +315,12 @@ impl Play {
         let answer = act(self.engine.clone(), self.hands[0].clone(), op.clone()).await?;
         match (op, answer.untouched()?) {
             (Op::Read(span) | Op::Share(span) | Op::ReadDirect(span, _), Answer::Bytes(bytes)) => {
-                compare(span, &bytes, self.oracle.object(span.object).read(span))?;
+                compare(span, &bytes, &self.oracle.object(span.object).read(span))?;
             }
             (Op::Commit(_, fills), Answer::Own(seen)) => {
                 let inside = self.oracle.after(&Op::Commit(End::Seen, fills.clone()));
                 for (span, bytes) in seen {
-                    compare(&span, &bytes, inside.object(span.object).read(&span))?;
+                    compare(&span, &bytes, &inside.object(span.object).read(&span))?;
                 }
             }
             (Op::Seek(object, at), Answer::Found(data, hole, extents)) => {
@@ -359,7 +365,7 @@ impl Play {
 
     pub(super) fn check_sizes(&self) -> Result<(), Failure> {
         for (at, object) in self.hands[0].iter().enumerate() {
-            let (found, want) = (object.size(), self.oracle.object(at).bytes.len() as u64);
+            let (found, want) = (object.size(), self.oracle.object(at).bytes.len());
             if found != want || self.hands[1][at].size() != want {
                 let what = format!("object {at} has {found} bytes, not {want}");
                 return Err(fail(Kind::Size, what));
@@ -390,11 +396,11 @@ impl Play {
         for at in 0..self.oracle.count() {
             let model = self.oracle.object(at);
             let mut start = 0;
-            while start <= model.bytes.len() as u64 {
+            while start <= model.bytes.len() {
                 let span = Span { object: at, at: start, len: VERIFY_BYTES };
                 let mut bytes = vec![0xEE; span.len as usize];
                 let read = self.hands[1][at].read_at(start, &mut bytes).await?;
-                compare(&span, &bytes[..read], model.read(&span))?;
+                compare(&span, &bytes[..read], &model.read(&span))?;
                 start += VERIFY_BYTES;
             }
             self.check_places(at).await?;
@@ -402,8 +408,28 @@ impl Play {
         Ok(())
     }
 
-    /// Reads more than the cache can keep, and holds some of it meanwhile.
-    async fn evict(&self) -> Result<(), Failure> {
+    /// Takes all the memory that there is, or reads more than the cache can keep.
+    async fn evict(&mut self) -> Result<(), Failure> {
+        self.evictions += 1;
+        match self.evictions.is_multiple_of(BALLAST_EVERY) {
+            true => self.read_ballast().await,
+            false => self.take_memory().await,
+        }
+    }
+
+    /// Buffers drive folios out that are clean, without a request to the device.
+    async fn take_memory(&self) -> Result<(), Failure> {
+        let mut held = Vec::new();
+        // What is not there at once is not waited for: then the flusher would be asked.
+        let buffer = || self.engine.direct_buffer(SQUEEZE_BYTES);
+        while let Ok(buffer) = tokio::time::timeout(Duration::ZERO, buffer()).await {
+            held.push(buffer?);
+        }
+        Ok(())
+    }
+
+    /// Reads all of the ballast, and holds some of it meanwhile.
+    async fn read_ballast(&self) -> Result<(), Failure> {
         let ballast = self.engine.object(BALLAST).await?;
         let mut held = std::collections::VecDeque::new();
         for at in (0..BALLAST_PIECES * BALLAST_PIECE_BYTES).step_by(BALLAST_STEP as usize) {

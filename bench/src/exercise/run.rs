@@ -175,7 +175,7 @@ async fn start(plan: &Plan, medium: &Medium) -> Result<(Play, u64), Failure> {
         None => None,
     };
     let (hands, oracle) = ([Vec::new(), Vec::new()], Oracle::new(OBJECTS));
-    let mut play = Play { engine, hands, oracle, beside, spawn: plan.threads };
+    let mut play = Play { engine, hands, oracle, beside, evictions: 0, spawn: plan.threads };
     play.take_hands().await?;
     Ok((play, free))
 }

@@ -203,10 +203,12 @@ pub trait MappingProvider: Send + Sync + 'static {
     fn forget_dirty(&self, blocks: u64);
 
     /// Places for these dirty runs (ascending, disjoint), contiguous where possible: the answers
-    /// cover the runs exactly, in order, maybe in more pieces.
+    /// cover the runs exactly, in order, maybe in more pieces. `size` is the object's size once they are
+    /// visible: a direct write publishes it behind its batch, so it can be larger than the one now.
     fn map_writeback(
         &self,
         runs: &[FileBlocks],
+        size: u64,
     ) -> impl Future<Output = Result<(Self::Batch, Vec<Placement>)>> + Send;
 
     /// The batch's data has completed on the device: make it stable, then map it, then publish the

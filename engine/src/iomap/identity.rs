@@ -96,7 +96,7 @@ impl MappingProvider for IdentityProvider {
 
     fn forget_dirty(&self, _: u64) {}
 
-    async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<((), Vec<Placement>)> {
+    async fn map_writeback(&self, runs: &[FileBlocks], _: u64) -> Result<((), Vec<Placement>)> {
         let place = |&blocks: &FileBlocks| {
             let target = Target::Device(self.span.start.plus(blocks.start));
             Placement { blocks, target }

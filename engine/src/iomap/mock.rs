@@ -308,12 +308,13 @@ impl State {
         Ok(Mapping { blocks, kind: self.kind(blocks), cookie: self.cookie(blocks), promised })
     }
 
-    fn place_runs(&mut self, runs: &[FileBlocks]) -> (Vec<u64>, Vec<Placement>) {
+    fn place_runs(&mut self, runs: &[FileBlocks], size: u64) -> (Vec<u64>, Vec<Placement>) {
+        let size = self.size.max(size);
         let mut claimed = Vec::new();
         let mut places: Vec<Placement> = Vec::new();
         for run in runs {
             for block in run.start..run.end {
-                let fits = self.size > 0 && self.size <= self.script.inline_bytes;
+                let fits = size > 0 && size <= self.script.inline_bytes;
                 if block == 0 && fits {
                     let blocks = FileBlocks::new(0, 1);
                     places.push(Placement { blocks, target: Target::Inline });
@@ -433,7 +434,11 @@ impl MappingProvider for MockProvider {
         state.counts.promised -= blocks;
     }
 
-    async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<(MockBatch, Vec<Placement>)> {
+    async fn map_writeback(
+        &self,
+        runs: &[FileBlocks],
+        size: u64,
+    ) -> Result<(MockBatch, Vec<Placement>)> {
         self.maybe_yield().await;
         let mut state = self.state.lock();
         if std::mem::take(&mut state.script.fail_map_writeback) {
@@ -441,7 +446,7 @@ impl MappingProvider for MockProvider {
         }
         let sorted = runs.windows(2).all(|w| w[0].end <= w[1].start);
         assert!(sorted, "runs are not ascending: {runs:?}");
-        let (claimed, places) = state.place_runs(runs);
+        let (claimed, places) = state.place_runs(runs, size);
         state.counts.batches += 1;
         let batch = MockBatch { state: Arc::clone(&self.state), claimed };
         Ok((batch, places))

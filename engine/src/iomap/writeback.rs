@@ -328,7 +328,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     pub(super) async fn carry(&self, runs: &[DirtyRun], size: u64, settled: u64) -> Result<u64> {
         self.pauses.at(Point::BeforeWritebackMapping).await;
         let blocks: Vec<FileBlocks> = runs.iter().map(|run| run.blocks).collect();
-        let (claims, placements) = self.provider.map_writeback(&blocks).await?;
+        let (claims, placements) = self.provider.map_writeback(&blocks, size).await?;
         let claims = Claims(Some(claims));
         let plan = plan(runs, &placements);
         let blocks = plan.writes.iter().map(|write| write.blocks).sum();

@@ -49,16 +49,18 @@ pub async fn belongs<R: BlockRead>(
     Ok(!matches!(found, Lookup::Extent(e) if e.unwritten))
 }
 
-/// The place of block 0 in a batch of `runs`, if the record is one.
+/// The place of block 0 in a batch of `runs`, if the record is one. The object has `size` bytes then.
 pub async fn at_writeback<R: BlockRead>(
     ground: &Ground,
     state: &ObjectState,
     view: &R,
     runs: &[FileBlocks],
+    size: u64,
 ) -> Result<Option<Placement>> {
     let first = runs.first().is_some_and(|run| run.start == 0);
     // The visible size can only grow while a batch is on its way, so the recorded one will fit too.
-    let fits = first && belongs(ground, view, state.id(), state.size()).await?;
+    let size = state.size().max(size);
+    let fits = first && belongs(ground, view, state.id(), size).await?;
     Ok(fits.then_some(Placement { blocks: FIRST, target: Target::Inline }))
 }
 

@@ -221,13 +221,17 @@ impl MappingProvider for ObjectProvider {
         self.ground.space.unreserve(blocks);
     }
 
-    async fn map_writeback(&self, runs: &[FileBlocks]) -> Result<(WritebackBatch, Vec<Placement>)> {
+    async fn map_writeback(
+        &self,
+        runs: &[FileBlocks],
+        size: u64,
+    ) -> Result<(WritebackBatch, Vec<Placement>)> {
         self.ground.poison.check()?;
         let view = self.ground.meta.read().await;
         let mut ticket = self.ground.ticket();
         let mut settled = Vec::new();
         let mut fresh = Vec::new();
-        let inline = inline::at_writeback(&self.ground, &self.state, &view, runs).await?;
+        let inline = inline::at_writeback(&self.ground, &self.state, &view, runs, size).await?;
         settled.extend(inline);
         for &run in runs {
             let start = if inline.is_some() { run.start.max(1) } else { run.start };
