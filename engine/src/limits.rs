@@ -68,6 +68,9 @@ pub const STALE_RETRIES_MAX: u32 = 16;
 pub const MEMORY_WAIT: Duration = Duration::from_secs(30);
 /// How long a writer waits for writeback when too much is dirty.
 pub const DIRTY_WAIT: Duration = Duration::from_secs(60);
+/// How long who lacks room on the device waits for the next batch of writeback, which may give back
+/// the old places of what was overwritten.
+pub const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// How long the writeback of a folio may take before who waits for it hears an error.
 pub const WRITEBACK_WAIT: Duration = Duration::from_secs(60);
 /// How long a commit waits for room in the log.

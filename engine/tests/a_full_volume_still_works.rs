@@ -303,3 +303,61 @@ fn overwrites_that_were_accepted_find_their_room() {
         });
     }
 }
+
+/// The story: an object that filled most of the volume was rewritten in place. Memory held more
+/// dirty blocks than the volume had free ones, so a write was refused with `NoSpace`, although
+/// writing back would have given the old blocks back.
+#[test]
+fn regression_rewriting_more_than_is_free_waits_for_writeback() {
+    const BYTES: usize = 28 << 20;
+    for seed in 0..3 {
+        support::simulate(async {
+            let options = SimOptions { seed, ..SimOptions::default() };
+            let disk = SimDisk::new(support::DEVICE_BLOCKS, options);
+            support::format(&disk).await;
+            let device = foliant_device::Device::new(disk.attach());
+            // Writers wait at 3/8 of it: more than what is free.
+            let engine = Engine::open_device(device).memory_bytes(64 << 20).run().await.unwrap();
+            let object = engine.create("large").await.unwrap();
+            for round in 0..3_u8 {
+                for at in (0..BYTES).step_by(256 << 10) {
+                    let bytes = vec![round + 1; 256 << 10];
+                    let wrote = object.write_at(at as u64, &bytes).await;
+                    wrote.unwrap_or_else(|cause| panic!("round {round}, byte {at}: {cause}"));
+                }
+                if round == 0 {
+                    object.sync().await.unwrap();
+                    assert!(engine.stats().free_bytes < 12 << 20);
+                }
+            }
+            object.sync().await.unwrap();
+            assert!(read_all(&object).await == vec![3; BYTES]);
+            drop(object);
+            engine.close().await.unwrap();
+        });
+    }
+}
+
+/// Nothing but new data is dirty, so writing it back wins nothing, and the refusal comes soon.
+#[test]
+fn a_volume_full_of_new_data_refuses_soon() {
+    support::simulate(async {
+        let mut volume = Volume::new(SIZES[0], 1).await;
+        let object = volume.engine.create("new").await.unwrap();
+        let mut at = 0;
+        while object.write_at(at, &[7; BLOCK]).await.is_ok() {
+            at += BLOCK as u64;
+        }
+        let other = volume.engine.create("more").await;
+        assert!(other.is_err_and(|cause| cause.is_no_space()));
+        for _ in 0..3 {
+            let started = tokio::time::Instant::now();
+            let refused = object.write_at(at, &[7; BLOCK]).await.unwrap_err();
+            assert!(refused.is_no_space(), "{refused}");
+            let waited = started.elapsed();
+            assert!(waited < std::time::Duration::from_secs(1), "refused after {waited:?}");
+        }
+        drop(object);
+        volume.reopen().await;
+    });
+}

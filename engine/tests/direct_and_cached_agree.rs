@@ -23,6 +23,8 @@ use foliant_device::sim::SimOptions;
 use support::BLOCK;
 
 const BYTES_MAX: u64 = 2 << 20;
+/// The largest that is kept in the record of its object.
+const INLINE: u64 = foliant::limits::INLINE_BYTES_MAX as u64;
 /// The largest folio that the cache makes.
 const FOLIO: u64 = 16 * BLOCK as u64;
 
@@ -527,5 +529,42 @@ fn a_write_whose_caller_goes_away_happens_whole_and_what_comes_later_sees_it() {
 fn a_power_cut_keeps_what_was_synced_and_leaves_each_other_block_old_or_new() {
     support::for_seeds(0..400, |seed| {
         support::crash::crash_past_the_cache(seed);
+    });
+}
+
+/// The story: a direct write publishes the size behind its batch. An object of a few bytes that grew by
+/// one was still small when its places were asked for, so its first block, whole, went to the record,
+/// which cannot hold it: the engine stopped the write with a panic.
+#[test]
+fn regression_a_small_object_grows_by_a_direct_write() {
+    support::simulate(async {
+        let disk = SimDisk::new(support::DEVICE_BLOCKS, SimOptions::default());
+        support::format(&disk).await;
+        for (round, size) in [1, INLINE - 1, INLINE, INLINE + 1].into_iter().enumerate() {
+            for (at, blocks) in [(0, 1), (0, 3), (BLOCK as u64, 2)] {
+                for synced in [false, true] {
+                    let engine = support::open(&disk).await.unwrap();
+                    let name = format!("object-{round}-{at}-{blocks}-{synced}");
+                    let object = engine.create(&name).await.unwrap();
+                    let mut expected = vec![7; size as usize];
+                    object.write_at(0, &expected).await.unwrap();
+                    if synced {
+                        object.sync().await.unwrap();
+                    }
+                    let data = vec![9; blocks * BLOCK];
+                    write(&engine, &object, at, 0, &data).await.unwrap();
+                    put(&mut expected, at as usize, &data);
+                    assert_eq!(read(&engine, &object, 0, 0, 4 * BLOCK).await, expected, "{name}");
+                    engine.sync().await.unwrap();
+                    drop(object);
+                    engine.close().await.unwrap();
+                    let engine = support::open(&disk).await.unwrap();
+                    let object = engine.object(&name).await.unwrap();
+                    assert_eq!(read(&engine, &object, 0, 0, 4 * BLOCK).await, expected, "{name}");
+                    drop(object);
+                    engine.close().await.unwrap();
+                }
+            }
+        }
     });
 }

@@ -57,6 +57,9 @@ struct Line {
     /// Two at once on two threads, not on one: then a seed does not replay a run exactly.
     #[arg(long)]
     threads: bool,
+    /// Longest range of an operation in bytes.
+    #[arg(long, default_value_t = generate::LEN_MAX)]
+    len_max: u64,
     /// Operations between two comparisons of everything.
     #[arg(long, default_value_t = 1_000)]
     every: usize,
@@ -194,7 +197,7 @@ fn work(line: &Line) -> Result<bool> {
         bar.set_message(format!("seed {seed}"));
         let ops = match &line.replay {
             Some(path) => parse_log(&std::fs::read_to_string(path)?)?,
-            None => generate::stream(seed, line.ops, line.every),
+            None => generate::stream_up_to(line.len_max, seed, line.ops, line.every),
         };
         let outcome = run(&plan(seed), &ops, &mut |at| {
             if at.is_multiple_of(PROGRESS_OPS) {

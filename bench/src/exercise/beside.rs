@@ -56,7 +56,7 @@ impl Beside {
     /// Does to the files what `op` does to the objects.
     pub fn apply(&mut self, op: &Op) -> io::Result<()> {
         match op {
-            Op::Write(fill) => {
+            Op::Write(fill) | Op::WriteDirect(fill, _) => {
                 self.file(fill.span.object).write_all_at(&fill.bytes(), fill.span.at)
             }
             Op::Punch(span) => self.allocate(span, FallocateFlags::PUNCH_HOLE),
@@ -87,7 +87,8 @@ impl Beside {
                 self.apply(a)?;
                 self.apply(b)
             }
-            Op::Read(_) | Op::Share(_) | Op::Extents(_) | Op::Verify => Ok(()),
+            Op::Read(_) | Op::Share(_) | Op::ReadDirect(..) | Op::Extents(_) => Ok(()),
+            Op::Seek(..) | Op::Verify => Ok(()),
         }
     }
 
@@ -101,13 +102,14 @@ impl Beside {
     /// Compares what an operation looks at; the answer is a sentence about a difference.
     pub fn compare(&self, op: &Op, oracle: &Oracle) -> io::Result<Option<String>> {
         match op {
-            Op::Read(span) | Op::Share(span) => {
+            Op::Seek(object, at) => self.compare_seek(*object, *at, oracle.object(*object)),
+            Op::Read(span) | Op::Share(span) | Op::ReadDirect(span, _) => {
                 self.compare_bytes(span, oracle.object(span.object))
             }
             Op::Sync(object) => self.compare_places(*object, oracle.object(*object)),
             Op::Verify => {
                 for object in 0..self.files.len() {
-                    let len = oracle.object(object).bytes.len() as u64 + 1;
+                    let len = oracle.object(object).bytes.len() + 1;
                     let all = Span { object, at: 0, len };
                     let found = self.compare_bytes(&all, oracle.object(object))?;
                     if found.is_some() {
@@ -122,14 +124,14 @@ impl Beside {
 
     fn compare_bytes(&self, span: &Span, model: &Model) -> io::Result<Option<String>> {
         let size = self.file(span.object).metadata()?.len();
-        if size != model.bytes.len() as u64 {
+        if size != model.bytes.len() {
             let why = format!("a file has {size} bytes, the oracle {}", model.bytes.len());
             return Ok(Some(why));
         }
         let want = model.read(span);
         let mut found = vec![0; want.len()];
         self.file(span.object).read_exact_at(&mut found, span.at)?;
-        let differs = found.iter().zip(want).position(|(a, b)| a != b);
+        let differs = found.iter().zip(&want).position(|(a, b)| a != b);
         Ok(differs.map(|at| format!("a file differs from the oracle at {}", span.at + at as u64)))
     }
 
@@ -137,7 +139,7 @@ impl Beside {
     /// file: what XFS allocated in advance behind an end is told as data once the file grows over it.
     fn compare_places(&self, object: usize, model: &Model) -> io::Result<Option<String>> {
         let runs = self.data_runs(object)?;
-        for block in 0..(model.bytes.len() as u64).div_ceil(BLOCK) {
+        for block in 0..model.bytes.len().div_ceil(BLOCK) {
             let (start, end) = (block * BLOCK, (block + 1) * BLOCK);
             let touched = runs.iter().any(|&(from, to)| from < end && start < to);
             if model.has_data(block) && !touched {
@@ -145,6 +147,21 @@ impl Beside {
             }
         }
         Ok(None)
+    }
+
+    /// No byte that is not zero may be passed by, on the way to what the file calls data.
+    fn compare_seek(&self, object: usize, at: u64, model: &Model) -> io::Result<Option<String>> {
+        let tail = model.bytes.read(at..u64::MAX);
+        let first = tail.iter().position(|&byte| byte != 0).map(|byte| at + byte as u64);
+        let found = match rustix::fs::seek(self.file(object), SeekFrom::Data(at)) {
+            Ok(found) => Some(found),
+            Err(rustix::io::Errno::NXIO) => None,
+            Err(cause) => return Err(cause.into()),
+        };
+        let passes = first.is_some_and(|first| found.is_none_or(|found| found > first));
+        let beyond = tail.is_empty() && found.is_some();
+        let what = || format!("data behind {at} in a file at {found:?}, the oracle has {first:?}");
+        Ok((passes || beyond).then(what))
     }
 
     /// Where data lies, as `SEEK_DATA` and `SEEK_HOLE` tell it: ascending `from..to`.

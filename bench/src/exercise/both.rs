@@ -4,24 +4,27 @@
 //! 1 MiB, everything else at once, and a read sees of each byte the state before or after the
 //! other operation. Does not judge the order in which they ran. Used by `play`.
 
+use super::failure::Failure;
+use super::failure::Kind;
+use super::failure::fail;
 use super::op::Fill;
 use super::op::Op;
 use super::op::Span;
 use super::oracle::BLOCK;
 use super::oracle::Oracle;
 use super::play::Answer;
-use super::play::Failure;
-use super::play::Kind;
 use super::play::Play;
 use super::play::act;
 use super::play::compare;
-use super::play::fail;
 
 /// Writes are whole within multiples of this.
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// The parts of `op` that happen at once, in their order.
 fn pieces(op: &Op) -> Vec<Op> {
+    if let Op::WriteDirect(fill, skew) = op {
+        return pieces_direct(fill, *skew);
+    }
     let Op::Write(fill) = op else { return vec![op.clone()] };
     let mut found = Vec::new();
     let mut at = fill.span.at;
@@ -32,6 +35,21 @@ fn pieces(op: &Op) -> Vec<Op> {
         at = end;
     }
     found
+}
+
+/// A direct write whose place in the buffer fits its place in the object writes its whole blocks at
+/// once, with the parts of blocks around them before and after; another one is a write like others.
+fn pieces_direct(fill: &Fill, skew: u64) -> Vec<Op> {
+    let part = |at: u64, end: u64| {
+        Op::Write(Fill { span: Span { at, len: end - at, ..fill.span }, ..*fill })
+    };
+    let (at, end) = (fill.span.at, fill.span.end());
+    let (first, last) = (at.div_ceil(BLOCK) * BLOCK, end / BLOCK * BLOCK);
+    if at % BLOCK != skew % BLOCK || first >= last {
+        return pieces(&part(at, end));
+    }
+    let parts = [(at, first), (first, last), (last, end)];
+    parts.into_iter().filter(|(at, end)| at < end).map(|(at, end)| part(at, end)).collect()
 }
 
 /// Every way to mix the pieces of two operations.
@@ -54,7 +72,7 @@ fn judge_read(span: &Span, found: &[u8], before: &Oracle, other: &Op) -> Result<
         let last = states.last().expect("there is one");
         states.push(last.after(&piece));
     }
-    let views: Vec<&[u8]> = states.iter().map(|s| s.object(span.object).read(span)).collect();
+    let views: Vec<Vec<u8>> = states.iter().map(|s| s.object(span.object).read(span)).collect();
     let lens = views.iter().map(|v| v.len());
     let (least, most) = (lens.clone().min().unwrap_or(0), lens.max().unwrap_or(0));
     if !(least..=most).contains(&found.len()) {
@@ -74,7 +92,7 @@ fn judge_read(span: &Span, found: &[u8], before: &Oracle, other: &Op) -> Result<
 
 fn judge_answer(op: &Op, answer: &Answer, before: &Oracle, other: &Op) -> Result<(), Failure> {
     match (op, answer) {
-        (Op::Read(span) | Op::Share(span), Answer::Bytes(bytes)) => {
+        (Op::Read(span) | Op::Share(span) | Op::ReadDirect(span, _), Answer::Bytes(bytes)) => {
             judge_read(span, bytes, before, other)
         }
         _ => Ok(()),
@@ -94,12 +112,12 @@ fn touched(ops: [&Op; 2], before: &Oracle) -> Vec<Span> {
     for op in ops {
         let mut op = op.clone();
         if let Op::Truncate(object, size) = op {
-            let old = before.object(object).bytes.len() as u64;
+            let old = before.object(object).bytes.len();
             add(Span { object, at: size.min(old), len: size.abs_diff(old) });
         }
         for span in op.spans() {
             // Growth changes what lies between the old end and the range.
-            let old = before.object(span.object).bytes.len() as u64;
+            let old = before.object(span.object).bytes.len();
             let at = span.at.min(old).saturating_sub(BLOCK);
             add(Span { object: span.object, at, len: span.end() - at + BLOCK });
         }
@@ -120,8 +138,9 @@ impl Play {
             futures_util::future::join(one, two).await
         };
         let before = self.oracle.clone();
-        judge_answer(a, &one?, &before, b)?;
-        judge_answer(b, &two?, &before, a)?;
+        let (one, two) = (one?.untouched()?, two?.untouched()?);
+        judge_answer(a, &one, &before, b)?;
+        judge_answer(b, &two, &before, a)?;
         let mut found = Vec::new();
         for span in touched([a, b], &before) {
             let mut bytes = vec![0xEE; span.len as usize];
@@ -148,8 +167,8 @@ impl Play {
             let same = |hand: &(Span, Vec<u8>)| {
                 let model = outcome.object(hand.0.object);
                 let len = self.hands[0][hand.0.object].size();
-                compare(&hand.0, &hand.1, model.read(&hand.0))?;
-                match len == model.bytes.len() as u64 {
+                compare(&hand.0, &hand.1, &model.read(&hand.0))?;
+                match len == model.bytes.len() {
                     true => Ok(()),
                     false => Err(fail(Kind::Size, format!("{len} bytes in the end"))),
                 }
@@ -187,6 +206,11 @@ mod tests {
         assert_eq!(long, [op("write 0 1048570+6 #3"), op("write 0 1048576+14 #3")]);
         assert_eq!(orders(&long, &long).len(), 6);
         assert_eq!(orders(&long, &pieces(&op("punch 0 1+2"))).len(), 3);
+        let direct = pieces(&op("write-direct 0 4090+4110 #3 @4090"));
+        let parts = ["write 0 4090+6 #3", "write 0 4096+4096 #3", "write 0 8192+8 #3"].map(op);
+        assert_eq!(direct, parts);
+        let skewed = pieces(&op("write-direct 0 1048570+20 #3 @0"));
+        assert_eq!(skewed, long);
     }
 
     #[test]
@@ -195,8 +219,8 @@ mod tests {
         let before = Oracle::new(1).after(&op("write 0 0+100 #1"));
         let over = op("write 0 50+100 #2");
         let span = Span { object: 0, at: 40, len: 80 };
-        let mut mixed = before.after(&over).object(0).read(&span).to_vec();
-        mixed[15] = before.object(0).bytes[55];
+        let mut mixed = before.after(&over).object(0).read(&span);
+        mixed[15] = before.object(0).bytes.read(55..56)[0];
         judge_read(&span, &mixed, &before, &over).unwrap();
         judge_read(&span, &mixed[..60], &before, &over).unwrap();
         judge_read(&span, &mixed[..59], &before, &over).unwrap_err();

@@ -18,14 +18,16 @@ use super::oracle::BLOCK;
 pub const OBJECTS: usize = 3;
 /// No object is longer.
 pub const OBJECT_BYTES_MAX: u64 = 8 << 20;
-/// Largest operation.
-const LEN_MAX: u64 = 3 << 20;
+/// Largest operation, if nothing else is said.
+pub const LEN_MAX: u64 = 3 << 20;
 /// Largest half of two operations at once: at most two pieces of a write.
 const HALF_LEN_MAX: u64 = 256 << 10;
 /// Bytes of one transaction: with their blocks they fit the half of a record of the smallest journal.
 const COMMIT_BYTES_MAX: u64 = 40_000;
-/// Largest read without a copy: it asks for one region of memory, which a small budget may not have.
-const SHARE_LEN_MAX: u64 = 64 << 10;
+/// Largest read without a copy: one region of memory, of which the smallest budget has seven.
+const SHARE_LEN_MAX: u64 = 1 << 20;
+/// Largest direct request: with any place of its first byte in a block, its buffer is such a region.
+const DIRECT_LEN_MAX: u64 = SHARE_LEN_MAX - BLOCK;
 /// How far a stream reaches, by seed: small ones meet the same blocks again and again.
 const REACHES: [u64; 4] = [40 << 10, 200 << 10, 1300 << 10, 5 << 20];
 /// Edges: sectors, half blocks, blocks, folios.
@@ -38,6 +40,7 @@ const RECENT_MAX: usize = 8;
 pub struct Generator {
     rng: Rng,
     reach: u64,
+    len_max: u64,
     sizes: [u64; OBJECTS],
     recent: VecDeque<u64>,
     planned: VecDeque<Op>,
@@ -45,12 +48,12 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// The stream of `seed`.
-    pub fn new(seed: u64) -> Self {
+    /// The stream of `seed`, with no range longer than `len_max`, except around an end.
+    pub fn new(seed: u64, len_max: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x6673_7800);
         let reach = REACHES[rng.below(REACHES.len() as u64) as usize];
         let (recent, planned) = (VecDeque::new(), VecDeque::new());
-        Self { rng, reach, sizes: [0; OBJECTS], recent, planned, tag: 0 }
+        Self { rng, reach, len_max, sizes: [0; OBJECTS], recent, planned, tag: 0 }
     }
 
     fn object(&mut self) -> usize {
@@ -83,7 +86,7 @@ impl Generator {
     }
 
     fn len(&mut self) -> u64 {
-        match self.rng.below(200) {
+        let len = match self.rng.below(200) {
             0..=49 => 1 + self.rng.below(16),
             50..=99 => {
                 let edge = EDGES[self.rng.below(5) as usize];
@@ -93,7 +96,8 @@ impl Generator {
             170..=194 => 1 + self.rng.below(80_000),
             195..=198 => 1 + self.rng.below(300_000.min(2 * self.reach)),
             _ => 1 + self.rng.below(LEN_MAX.min(2 * self.reach)),
-        }
+        };
+        len.min(self.len_max)
     }
 
     fn span_of(&mut self, object: usize) -> Span {
@@ -102,7 +106,7 @@ impl Generator {
         // Some ranges stop at an edge, or at the end of the object.
         match self.rng.below(8) {
             0 => end = end.div_ceil(BLOCK) * BLOCK,
-            1 if self.sizes[object] > at && self.sizes[object] - at < 300_000 => {
+            1 if self.sizes[object] > at && self.sizes[object] - at < 300_000.min(self.len_max) => {
                 end = self.sizes[object];
             }
             _ => {}
@@ -127,6 +131,24 @@ impl Generator {
     fn write(&mut self) -> Op {
         let span = self.span();
         Op::Write(self.fill(span))
+    }
+
+    /// Half of the places in a buffer fit those in the object.
+    fn skew(&mut self, at: u64) -> u64 {
+        if self.rng.chance(500) { at % BLOCK } else { self.rng.below(BLOCK) }
+    }
+
+    fn read_direct(&mut self) -> Op {
+        let mut span = self.span();
+        span.len = span.len.min(DIRECT_LEN_MAX);
+        Op::ReadDirect(span, self.skew(span.at))
+    }
+
+    fn write_direct(&mut self) -> Op {
+        let mut span = self.span();
+        span.len = span.len.min(DIRECT_LEN_MAX);
+        let fill = self.fill(span);
+        Op::WriteDirect(fill, self.skew(span.at))
     }
 
     fn commit(&mut self) -> Op {
@@ -187,8 +209,10 @@ impl Generator {
 
     fn half(&mut self) -> Op {
         let mut op = match self.rng.below(100) {
-            0..=34 => self.write(),
-            35..=54 => Op::Read(self.span()),
+            0..=26 => self.write(),
+            27..=34 => self.write_direct(),
+            35..=46 => Op::Read(self.span()),
+            47..=54 => self.read_direct(),
             55..=62 => Op::Share(self.span()),
             63..=70 => Op::Punch(self.span()),
             71..=78 => Op::Zero(self.span()),
@@ -197,8 +221,7 @@ impl Generator {
             93..=96 => Op::Sync(self.object()),
             _ => Op::Allocate(self.span()),
         };
-        let most = if matches!(op, Op::Share(_)) { SHARE_LEN_MAX } else { HALF_LEN_MAX };
-        op.spans().into_iter().for_each(|span| span.len = span.len.min(most));
+        op.spans().into_iter().for_each(|span| span.len = span.len.min(HALF_LEN_MAX));
         op
     }
 
@@ -222,8 +245,14 @@ impl Generator {
 
     fn choose(&mut self) -> Op {
         match self.rng.below(1000) {
-            0..=259 => self.write(),
-            260..=429 => Op::Read(self.span()),
+            0..=209 => self.write(),
+            210..=259 => self.write_direct(),
+            260..=369 => Op::Read(self.span()),
+            370..=409 => self.read_direct(),
+            410..=429 => {
+                let object = self.object();
+                Op::Seek(object, self.offset(object))
+            }
             430..=489 => {
                 let mut span = self.span();
                 span.len = span.len.min(SHARE_LEN_MAX);
@@ -259,7 +288,7 @@ impl Generator {
             *size = span.end().max(*size);
         };
         match op {
-            Op::Write(fill) => grow(&fill.span),
+            Op::Write(fill) | Op::WriteDirect(fill, _) => grow(&fill.span),
             Op::Commit(End::Durable | End::Seen, fills) => fills.iter().for_each(|f| grow(&f.span)),
             Op::Truncate(object, size) => self.sizes[*object] = *size,
             Op::Recreate(object) => self.sizes[*object] = 0,
@@ -285,9 +314,14 @@ impl Iterator for Generator {
     }
 }
 
-/// The first `count` operations of `seed`, with a comparison of everything after every `every`.
+/// The same as [`stream_up_to`] with [`LEN_MAX`].
 pub fn stream(seed: u64, count: usize, every: usize) -> Vec<Op> {
-    let mut ops: Vec<Op> = Generator::new(seed).take(count).collect();
+    stream_up_to(LEN_MAX, seed, count, every)
+}
+
+/// The first `count` operations of `seed`, with ranges up to `len_max` and a comparison of everything after every `every`.
+pub fn stream_up_to(len_max: u64, seed: u64, count: usize, every: usize) -> Vec<Op> {
+    let mut ops: Vec<Op> = Generator::new(seed, len_max).take(count).collect();
     for at in (every..count).step_by(every.max(1)) {
         ops[at] = Op::Verify;
     }
@@ -311,15 +345,26 @@ mod tests {
     }
 
     #[test]
+    fn no_range_is_longer_than_asked_for() {
+        for mut op in Generator::new(3, 9_000).take(20_000) {
+            // A read around an end spans what was cut and what grew.
+            let around = if matches!(op, Op::Read(_)) { 22 * BLOCK } else { BLOCK };
+            for span in op.spans() {
+                assert!(span.len <= 9_000 + around, "{span}");
+            }
+        }
+    }
+
+    #[test]
     fn every_operation_occurs_and_stays_in_its_object() {
         let mut names = std::collections::BTreeSet::new();
-        for mut op in Generator::new(3).take(20_000) {
+        for mut op in Generator::new(3, LEN_MAX).take(20_000) {
             names.insert(op.name());
             for span in op.spans() {
                 assert!(span.end() <= OBJECT_BYTES_MAX && span.object < OBJECTS, "{span}");
             }
         }
         // Comparisons are put in by `stream`.
-        assert_eq!(names.len(), 15, "{names:?}");
+        assert_eq!(names.len(), 18, "{names:?}");
     }
 }

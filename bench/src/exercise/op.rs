@@ -75,8 +75,12 @@ pub enum Op {
     Read(Span),
     /// `Object::read`, the one without a copy; at most 2 MiB.
     Share(Span),
+    /// `Object::read_direct`, into a buffer from this byte on.
+    ReadDirect(Span, u64),
     /// `Object::write_at`.
     Write(Fill),
+    /// `Object::write_direct`, out of a buffer from this byte on.
+    WriteDirect(Fill, u64),
     /// `Object::punch`.
     Punch(Span),
     /// `Object::zero`.
@@ -91,6 +95,9 @@ pub enum Op {
     SyncAll,
     /// `Object::extents`, compared with what must be stored and what must not.
     Extents(usize),
+    /// `Object::seek_data` and `Object::seek_hole` from this byte on, compared with the bytes and
+    /// with `Object::extents`.
+    Seek(usize, u64),
     /// Removes an object and makes one of the same name.
     Recreate(usize),
     /// Pushes clean folios out of the cache.
@@ -111,7 +118,9 @@ impl Op {
         match self {
             Self::Read(_) => "read",
             Self::Share(_) => "share",
+            Self::ReadDirect(..) => "read-direct",
             Self::Write(_) => "write",
+            Self::WriteDirect(..) => "write-direct",
             Self::Punch(_) => "punch",
             Self::Zero(_) => "zero",
             Self::Allocate(_) => "allocate",
@@ -119,6 +128,7 @@ impl Op {
             Self::Sync(_) => "sync",
             Self::SyncAll => "sync-all",
             Self::Extents(_) => "extents",
+            Self::Seek(..) => "seek",
             Self::Recreate(_) => "recreate",
             Self::Evict => "evict",
             Self::Reopen => "reopen",
@@ -133,10 +143,11 @@ impl Op {
         match self {
             Self::Read(span)
             | Self::Share(span)
+            | Self::ReadDirect(span, _)
             | Self::Punch(span)
             | Self::Zero(span)
             | Self::Allocate(span) => vec![span],
-            Self::Write(fill) => vec![&mut fill.span],
+            Self::Write(fill) | Self::WriteDirect(fill, _) => vec![&mut fill.span],
             Self::Commit(_, fills) => fills.iter_mut().map(|f| &mut f.span).collect(),
             Self::Both(a, b) => {
                 let mut spans = a.spans();
@@ -170,6 +181,9 @@ impl fmt::Display for Op {
             | Self::Zero(span)
             | Self::Allocate(span) => write!(f, " {span}"),
             Self::Write(fill) => write!(f, " {fill}"),
+            Self::ReadDirect(span, skew) => write!(f, " {span} @{skew}"),
+            Self::WriteDirect(fill, skew) => write!(f, " {fill} @{skew}"),
+            Self::Seek(object, at) => write!(f, " {object} {at}"),
             Self::Truncate(object, size) => write!(f, " {object} {size}"),
             Self::Sync(object) | Self::Extents(object) | Self::Recreate(object) => {
                 write!(f, " {object}")
@@ -210,6 +224,12 @@ impl FromStr for Fill {
     }
 }
 
+/// What stands before ` @skew`, and the skew.
+fn skewed<T: FromStr<Err = anyhow::Error>>(text: &str) -> Result<(T, u64)> {
+    let (what, skew) = text.split_once(" @").context("a place in a buffer is written @byte")?;
+    Ok((what.parse()?, skew.parse()?))
+}
+
 fn commit(text: &str) -> Result<Op> {
     let (end, fills) = text.split_once(' ').unwrap_or((text, ""));
     let end = match end {
@@ -230,7 +250,15 @@ impl FromStr for Op {
         Ok(match name {
             "read" => Self::Read(rest.parse()?),
             "share" => Self::Share(rest.parse()?),
+            "read-direct" => {
+                let (span, skew) = skewed(rest)?;
+                Self::ReadDirect(span, skew)
+            }
             "write" => Self::Write(rest.parse()?),
+            "write-direct" => {
+                let (fill, skew) = skewed(rest)?;
+                Self::WriteDirect(fill, skew)
+            }
             "punch" => Self::Punch(rest.parse()?),
             "zero" => Self::Zero(rest.parse()?),
             "allocate" => Self::Allocate(rest.parse()?),
@@ -241,6 +269,10 @@ impl FromStr for Op {
             "sync" => Self::Sync(rest.parse()?),
             "sync-all" => Self::SyncAll,
             "extents" => Self::Extents(rest.parse()?),
+            "seek" => {
+                let (object, at) = rest.split_once(' ').context("an object and a byte")?;
+                Self::Seek(object.parse()?, at.parse()?)
+            }
             "recreate" => Self::Recreate(rest.parse()?),
             "evict" => Self::Evict,
             "reopen" => Self::Reopen,

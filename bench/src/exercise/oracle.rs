@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::content::Content;
 use super::op::End;
 use super::op::Fill;
 use super::op::Op;
@@ -26,10 +27,10 @@ pub enum Stored {
 }
 
 /// One object.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Model {
     /// Its content.
-    pub bytes: Vec<u8>,
+    pub bytes: Content,
     /// By block; what is not listed is a hole.
     stored: Vec<Stored>,
     /// Sizes since the last sync, that one included: a transaction takes their blocks along.
@@ -40,9 +41,8 @@ pub struct Model {
 
 impl Model {
     /// What a read of `span` must find.
-    pub fn read(&self, span: &Span) -> &[u8] {
-        let clip = |at: u64| (at as usize).min(self.bytes.len());
-        &self.bytes[clip(span.at)..clip(span.end())]
+    pub fn read(&self, span: &Span) -> Vec<u8> {
+        self.bytes.read(span.at..span.end())
     }
 
     /// Whether `block` is stored.
@@ -57,8 +57,7 @@ impl Model {
 
     /// Whether a byte of `block` is not zero.
     pub fn has_data(&self, block: u64) -> bool {
-        let span = Span { object: 0, at: block * BLOCK, len: BLOCK };
-        self.read(&span).iter().any(|&byte| byte != 0)
+        !self.bytes.is_zero(block * BLOCK..(block + 1) * BLOCK)
     }
 
     fn mark(&mut self, from: u64, to: u64, what: Stored) {
@@ -79,30 +78,30 @@ impl Model {
         if fill.span.len == 0 {
             return;
         }
-        let (at, end) = (fill.span.at as usize, fill.span.end() as usize);
-        self.resize(self.bytes.len().max(end));
-        self.bytes[at..end].copy_from_slice(&fill.bytes());
+        self.resize(self.bytes.len().max(fill.span.end()));
+        self.bytes.write(fill.span.at, &fill.bytes());
         self.mark(fill.span.at / BLOCK, fill.span.end().div_ceil(BLOCK), Stored::Yes);
     }
 
-    fn resize(&mut self, size: usize) {
+    fn resize(&mut self, size: u64) {
         if size != self.bytes.len() {
-            self.ends.push(self.bytes.len() as u64);
-            self.bytes.resize(size, 0);
+            self.ends.push(self.bytes.len());
+            self.bytes.resize(size);
         }
         self.synced = false;
     }
 
     fn zero(&mut self, span: &Span) {
-        let clip = |at: u64| (at as usize).min(self.bytes.len());
-        let range = clip(span.at)..clip(span.end());
-        self.bytes[range].fill(0);
+        self.bytes.zero(span.at..span.end());
         self.synced = false;
     }
 
     fn punch(&mut self, span: &Span) {
         self.zero(span);
-        self.mark(span.at.div_ceil(BLOCK), span.end() / BLOCK, Stored::Hole);
+        // A range that reaches to the size takes the last block whole.
+        let to_end = span.len > 0 && span.end() >= self.bytes.len();
+        let end = if to_end { span.end().div_ceil(BLOCK) } else { span.end() / BLOCK };
+        self.mark(span.at.div_ceil(BLOCK), end, Stored::Hole);
     }
 
     fn allocate(&mut self, span: &Span) {
@@ -113,10 +112,10 @@ impl Model {
     }
 
     fn truncate(&mut self, size: u64) {
-        if (size as usize) < self.bytes.len() {
+        if size < self.bytes.len() {
             self.mark(size.div_ceil(BLOCK), u64::MAX, Stored::Hole);
         }
-        self.resize(size as usize);
+        self.resize(size);
     }
 
     /// A transaction that reaches behind an end takes the block of that end along: the visible one,
@@ -124,7 +123,7 @@ impl Model {
     fn commit(&mut self, fills: &[&Fill]) {
         let reach = fills.iter().map(|f| f.span.end()).max().unwrap_or(0);
         let mut ends = self.ends.clone();
-        ends.push(self.bytes.len() as u64);
+        ends.push(self.bytes.len());
         for end in ends.iter().filter(|&&end| end < reach && !end.is_multiple_of(BLOCK)) {
             let block = end / BLOCK;
             if self.stored(block) == Stored::Hole {
@@ -137,7 +136,7 @@ impl Model {
     }
 
     fn sync(&mut self) {
-        self.ends = vec![self.bytes.len() as u64];
+        self.ends = vec![self.bytes.len()];
         self.synced = true;
     }
 
@@ -189,7 +188,9 @@ impl Oracle {
     /// What `op` does.
     pub fn apply(&mut self, op: &Op) {
         match op {
-            Op::Write(fill) => self.change(fill.span.object).write(fill),
+            Op::Write(fill) | Op::WriteDirect(fill, _) => {
+                self.change(fill.span.object).write(fill);
+            }
             Op::Punch(span) => self.change(span.object).punch(span),
             Op::Zero(span) => self.change(span.object).zero(span),
             Op::Allocate(span) => self.change(span.object).allocate(span),
@@ -210,7 +211,8 @@ impl Oracle {
                 self.apply(a);
                 self.apply(b);
             }
-            Op::Read(_) | Op::Share(_) | Op::Extents(_) | Op::Evict | Op::Verify => {}
+            Op::Read(_) | Op::Share(_) | Op::ReadDirect(..) | Op::Extents(_) | Op::Seek(..) => {}
+            Op::Evict | Op::Verify => {}
         }
     }
 
@@ -248,7 +250,8 @@ mod tests {
     #[test]
     fn what_a_shrink_cuts_off_reads_as_zero_later() {
         let seen = oracle("write 0 0+9000 #1\ntruncate 0 100\ntruncate 0 300");
-        assert!(seen.object(0).bytes[..100].iter().all(|&b| b != 0));
-        assert_eq!(seen.object(0).bytes[100..], [0; 200]);
+        let bytes = seen.object(0).bytes.read(0..300);
+        assert!(bytes[..100].iter().all(|&b| b != 0));
+        assert_eq!(bytes[100..], [0; 200]);
     }
 }

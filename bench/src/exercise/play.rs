@@ -4,24 +4,24 @@
 //! with its kind and a sentence. Does not make or remove the store, and does not catch panics: `run`
 //! does. Used by `run`; two operations at once are judged in `both`.
 
-use std::fmt;
 use std::time::Duration;
 
 use foliant::Engine;
-use foliant::ErrorKind;
 use foliant::ExtentInfo;
-use foliant::ExtentState;
 use foliant::Object;
 
 use super::beside::Beside;
+use super::failure::Failure;
+use super::failure::Kind;
+use super::failure::fail;
 use super::op::End;
 use super::op::Fill;
 use super::op::Op;
 use super::op::Span;
 use super::oracle::BLOCK;
-use super::oracle::Model;
 use super::oracle::Oracle;
-use super::oracle::Stored;
+use super::places::judge_extents;
+use super::places::judge_seek;
 
 /// No operation may take longer, in the time of the runtime. The engine's own waits end before.
 const OP_WAIT: Duration = Duration::from_secs(200);
@@ -29,75 +29,18 @@ const OP_WAIT: Duration = Duration::from_secs(200);
 const VERIFY_BYTES: u64 = 1 << 20;
 /// Pieces of the ballast, which are read to push other folios out.
 pub(super) const BALLAST_PIECES: u64 = 6;
-/// Bytes of one read: in a small, fragmented memory a large region is hard to find.
-const BALLAST_STEP: u64 = 64 << 10;
+/// Bytes of one read.
+const BALLAST_STEP: u64 = 1 << 20;
+/// Every so many evictions reads it; the others are cheaper.
+const BALLAST_EVERY: u64 = 8;
+/// Bytes of each buffer of these.
+const SQUEEZE_BYTES: usize = 64 << 10;
 /// So many of them are kept at once.
-const BALLAST_HELD: usize = 32;
+const BALLAST_HELD: usize = 2;
 /// Bytes of one piece.
 pub(super) const BALLAST_PIECE_BYTES: u64 = 1 << 20;
 /// The name of the ballast.
 pub(super) const BALLAST: &str = "ballast";
-
-/// What kind of failure: shrinking keeps to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes are not what they must be.
-    Content,
-    /// The size is not what it must be.
-    Size,
-    /// Extents are out of order, missing, or where there must be none.
-    Places,
-    /// Something is dirty or promised at rest.
-    Balance,
-    /// Space did not come back.
-    Space,
-    /// A verb failed.
-    Error(ErrorKind),
-    /// Something panicked.
-    Panic,
-    /// An operation did not end.
-    Stuck,
-    /// The plain file is not what the oracle says.
-    Beside,
-    /// The exerciser itself could not go on.
-    Setup,
-}
-
-/// Why a run failed.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// The kind.
-    pub kind: Kind,
-    /// A sentence.
-    pub what: String,
-    /// The index of the operation.
-    pub at: usize,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "operation {}: {:?}: {}", self.at, self.kind, self.what)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl From<foliant::Error> for Failure {
-    fn from(cause: foliant::Error) -> Self {
-        fail(Kind::Error(cause.kind()), cause.to_string())
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(cause: std::io::Error) -> Self {
-        fail(Kind::Beside, format!("the plain file: {cause}"))
-    }
-}
-
-/// A failure; the caller of the play knows the operation.
-pub(super) fn fail(kind: Kind, what: impl Into<String>) -> Failure {
-    Failure { kind, what: what.into(), at: 0 }
-}
 
 /// What an operation gave back.
 #[derive(Debug)]
@@ -106,10 +49,61 @@ pub(super) enum Answer {
     Done,
     /// The bytes that were read.
     Bytes(Vec<u8>),
+    /// A buffer came back changed where it must not be.
+    Spilled(String),
+    /// Data, hole, and the extents from there on.
+    Found(Option<u64>, Option<u64>, Vec<ExtentInfo>),
     /// What a transaction saw through its own writes.
     Own(Vec<(Span, Vec<u8>)>),
     /// Extents of an object.
     Extents(Vec<ExtentInfo>),
+}
+
+impl Answer {
+    /// The answer, if no buffer was changed outside of its range.
+    pub(super) fn untouched(self) -> Result<Self, Failure> {
+        match self {
+            Self::Spilled(what) => Err(fail(Kind::Content, what)),
+            other => Ok(other),
+        }
+    }
+}
+
+/// A direct read or write; the rest of the buffer must stay as it is.
+async fn direct(engine: &Engine, object: &Object, op: &Op) -> foliant::Result<Answer> {
+    let (at, len, skew, data) = match op {
+        Op::ReadDirect(span, skew) => (span.at, span.len, *skew, None),
+        Op::WriteDirect(fill, skew) => (fill.span.at, fill.span.len, *skew, Some(fill.bytes())),
+        _ => unreachable!("{op} is not direct"),
+    };
+    let within = skew as usize..(skew + len) as usize;
+    let mut buffer = engine.direct_buffer(within.end.max(1)).await?;
+    buffer.fill(0xEE);
+    let (read, buffer) = match &data {
+        None => {
+            let (buffer, read) = object.read_direct(at, buffer, within.clone()).await;
+            (within.start..within.start + read?, buffer)
+        }
+        Some(data) => {
+            buffer[within.clone()].copy_from_slice(data);
+            let (buffer, written) = object.write_direct(at, buffer, within.clone()).await;
+            written?;
+            (0..0, buffer)
+        }
+    };
+    let spilled = buffer[..within.start].iter().chain(&buffer[within.end..]).any(|&b| b != 0xEE);
+    let changed = data.is_some_and(|data| buffer[within.clone()] != data);
+    if spilled || changed {
+        return Ok(Answer::Spilled(format!("{op} changed the buffer at {within:?} or around")));
+    }
+    Ok(Answer::Bytes(buffer[read].to_vec()))
+}
+
+async fn seek(object: &Object, at: u64) -> foliant::Result<Answer> {
+    let data = object.seek_data(at).await?;
+    let hole = object.seek_hole(at).await?;
+    let extents = object.extents(at..i64::MAX as u64, usize::MAX).await?;
+    Ok(Answer::Found(data, hole, extents))
 }
 
 /// Calls the engine. Operations on the whole engine are not for here.
@@ -125,6 +119,11 @@ pub(super) async fn act(engine: Engine, objects: Vec<Object>, op: Op) -> foliant
             let bytes = objects[span.object].read(span.at..span.end()).await?;
             return Ok(Answer::Bytes(bytes.to_vec()));
         }
+        Op::ReadDirect(Span { object, .. }, _)
+        | Op::WriteDirect(Fill { span: Span { object, .. }, .. }, _) => {
+            return direct(&engine, &objects[object], &op).await;
+        }
+        Op::Seek(object, at) => return seek(&objects[object], at).await,
         Op::Write(fill) => {
             objects[fill.span.object].write_at(fill.span.at, &fill.bytes()).await?;
         }
@@ -204,6 +203,8 @@ pub(super) struct Play {
     pub(super) hands: [Vec<Object>; 2],
     pub(super) oracle: Oracle,
     pub(super) beside: Option<Beside>,
+    /// Evictions so far.
+    pub(super) evictions: u64,
     /// Whether two at once are two tasks.
     pub(super) spawn: bool,
 }
@@ -252,15 +253,18 @@ impl Play {
 
     async fn simple(&mut self, op: &Op) -> Result<(), Failure> {
         let answer = act(self.engine.clone(), self.hands[0].clone(), op.clone()).await?;
-        match (op, answer) {
-            (Op::Read(span) | Op::Share(span), Answer::Bytes(bytes)) => {
-                compare(span, &bytes, self.oracle.object(span.object).read(span))?;
+        match (op, answer.untouched()?) {
+            (Op::Read(span) | Op::Share(span) | Op::ReadDirect(span, _), Answer::Bytes(bytes)) => {
+                compare(span, &bytes, &self.oracle.object(span.object).read(span))?;
             }
             (Op::Commit(_, fills), Answer::Own(seen)) => {
                 let inside = self.oracle.after(&Op::Commit(End::Seen, fills.clone()));
                 for (span, bytes) in seen {
-                    compare(&span, &bytes, inside.object(span.object).read(&span))?;
+                    compare(&span, &bytes, &inside.object(span.object).read(&span))?;
                 }
+            }
+            (Op::Seek(object, at), Answer::Found(data, hole, extents)) => {
+                judge_seek(*at, data, hole, &extents, self.oracle.object(*object))?;
             }
             (Op::Extents(object), Answer::Extents(extents)) => {
                 judge_extents(&extents, self.oracle.object(*object))?;
@@ -301,7 +305,7 @@ impl Play {
 
     pub(super) fn check_sizes(&self) -> Result<(), Failure> {
         for (at, object) in self.hands[0].iter().enumerate() {
-            let (found, want) = (object.size(), self.oracle.object(at).bytes.len() as u64);
+            let (found, want) = (object.size(), self.oracle.object(at).bytes.len());
             if found != want || self.hands[1][at].size() != want {
                 let what = format!("object {at} has {found} bytes, not {want}");
                 return Err(fail(Kind::Size, what));
@@ -332,11 +336,11 @@ impl Play {
         for at in 0..self.oracle.count() {
             let model = self.oracle.object(at);
             let mut start = 0;
-            while start <= model.bytes.len() as u64 {
+            while start <= model.bytes.len() {
                 let span = Span { object: at, at: start, len: VERIFY_BYTES };
                 let mut bytes = vec![0xEE; span.len as usize];
                 let read = self.hands[1][at].read_at(start, &mut bytes).await?;
-                compare(&span, &bytes[..read], model.read(&span))?;
+                compare(&span, &bytes[..read], &model.read(&span))?;
                 start += VERIFY_BYTES;
             }
             self.check_places(at).await?;
@@ -344,8 +348,28 @@ impl Play {
         Ok(())
     }
 
-    /// Reads more than the cache can keep, and holds some of it meanwhile.
-    async fn evict(&self) -> Result<(), Failure> {
+    /// Takes all the memory that there is, or reads more than the cache can keep.
+    async fn evict(&mut self) -> Result<(), Failure> {
+        self.evictions += 1;
+        match self.evictions.is_multiple_of(BALLAST_EVERY) {
+            true => self.read_ballast().await,
+            false => self.take_memory().await,
+        }
+    }
+
+    /// Buffers drive folios out that are clean, without a request to the device.
+    async fn take_memory(&self) -> Result<(), Failure> {
+        let mut held = Vec::new();
+        // What is not there at once is not waited for: then the flusher would be asked.
+        let buffer = || self.engine.direct_buffer(SQUEEZE_BYTES);
+        while let Ok(buffer) = tokio::time::timeout(Duration::ZERO, buffer()).await {
+            held.push(buffer?);
+        }
+        Ok(())
+    }
+
+    /// Reads all of the ballast, and holds some of it meanwhile.
+    async fn read_ballast(&self) -> Result<(), Failure> {
         let ballast = self.engine.object(BALLAST).await?;
         let mut held = std::collections::VecDeque::new();
         for at in (0..BALLAST_PIECES * BALLAST_PIECE_BYTES).step_by(BALLAST_STEP as usize) {
@@ -356,37 +380,4 @@ impl Play {
         }
         Ok(())
     }
-}
-
-/// Extents ascend, do not overlap, and lie where the model says.
-fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(), Failure> {
-    let mut end = 0;
-    let mut marks = vec![None; model.blocks() as usize];
-    for extent in extents {
-        let range = &extent.range;
-        let aligned = range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK);
-        if range.start < end || range.is_empty() || !aligned {
-            return Err(fail(Kind::Places, format!("extent {range:?} behind byte {end}")));
-        }
-        end = range.end;
-        for block in range.start / BLOCK..range.end / BLOCK {
-            if model.stored(block) == Stored::Hole {
-                let what = format!("block {block} is stored, and it must be a hole: {extent:?}");
-                return Err(fail(Kind::Places, what));
-            }
-            marks[block as usize] = Some(extent.state);
-        }
-    }
-    for block in (0..model.blocks()).filter(|_| model.synced) {
-        let mark = marks[block as usize];
-        let bad = match model.stored(block) {
-            Stored::Yes if mark.is_none() => "must be stored, and is not",
-            _ if mark != Some(ExtentState::Mapped) && model.has_data(block) => {
-                "holds data, and is not mapped"
-            }
-            _ => continue,
-        };
-        return Err(fail(Kind::Places, format!("block {block} {bad}")));
-    }
-    Ok(())
 }

@@ -15,10 +15,11 @@ use foliant_device::Device;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
 
-pub use super::play::Failure;
-pub use super::play::Kind;
+pub use super::failure::Failure;
+pub use super::failure::Kind;
 
 use super::beside::Beside;
+use super::failure::fail;
 use super::generate::OBJECTS;
 use super::op::Fill;
 use super::op::Op;
@@ -28,7 +29,6 @@ use super::play::BALLAST;
 use super::play::BALLAST_PIECE_BYTES;
 use super::play::BALLAST_PIECES;
 use super::play::Play;
-use super::play::fail;
 use super::play::name;
 
 /// Bytes of the store: objects, ballast and their old versions never fill it.
@@ -175,7 +175,7 @@ async fn start(plan: &Plan, medium: &Medium) -> Result<(Play, u64), Failure> {
         None => None,
     };
     let (hands, oracle) = ([Vec::new(), Vec::new()], Oracle::new(OBJECTS));
-    let mut play = Play { engine, hands, oracle, beside, spawn: plan.threads };
+    let mut play = Play { engine, hands, oracle, beside, evictions: 0, spawn: plan.threads };
     play.take_hands().await?;
     Ok((play, free))
 }

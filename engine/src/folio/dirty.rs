@@ -6,7 +6,7 @@
 //! the core adds under a range lock go over the limit instead ([`DirtyLimits::admit_over`]).
 //!
 //! Does not write anything: it wakes the flusher. Called by `lock` and `folio` (counting), iomap
-//! (admit) and the flusher.
+//! (admit), `object` (room that writeback gives back) and the flusher.
 
 use std::sync::Arc;
 
@@ -43,12 +43,16 @@ struct Inner {
     hard: u64,
     dirty: AtomicU64,
     writeback: AtomicU64,
+    /// Blocks whose writeback has ended since the start, well or not.
+    ended: AtomicU64,
     admitted: AtomicU64,
     waiting: AtomicU64,
     /// Fair turn among those who wait; held across the wait, so tokio's.
     turn: AsyncMutex<()>,
     relaxed: Notify,
     flusher: Notify,
+    /// Told when dirty blocks or blocks under writeback become fewer.
+    settled: Notify,
 }
 
 /// The right to dirty some blocks; keep it until they are marked.
@@ -90,11 +94,13 @@ impl DirtyLimits {
                 hard: (blocks * 3 / 8).max(1),
                 dirty: AtomicU64::new(0),
                 writeback: AtomicU64::new(0),
+                ended: AtomicU64::new(0),
                 admitted: AtomicU64::new(0),
                 waiting: AtomicU64::new(0),
                 turn: AsyncMutex::new(()),
                 relaxed: Notify::new(),
                 flusher: Notify::new(),
+                settled: Notify::new(),
             }),
         }
     }
@@ -107,6 +113,33 @@ impl DirtyLimits {
     /// Blocks under writeback.
     pub fn writeback(&self) -> u64 {
         self.inner.writeback.load(Ordering::SeqCst)
+    }
+
+    /// Blocks that are dirty or under writeback.
+    pub fn unsettled(&self) -> u64 {
+        self.dirty() + self.writeback()
+    }
+
+    /// Blocks whose writeback has ended since the start, well or not.
+    pub fn ended(&self) -> u64 {
+        self.inner.ended.load(Ordering::SeqCst)
+    }
+
+    /// Asks for writeback and waits until the writeback of more than `seen` blocks has ended, or
+    /// nothing is left to be written; gives back how many have. Not bounded: the caller's wait is.
+    ///
+    /// Dropping the future has no effect.
+    pub async fn ended_after(&self, seen: u64) -> u64 {
+        loop {
+            let mut settled = std::pin::pin!(self.inner.settled.notified());
+            settled.as_mut().enable();
+            let ended = self.ended();
+            if ended > seen || self.unsettled() == 0 {
+                return ended;
+            }
+            self.wake_flusher();
+            settled.await;
+        }
     }
 
     #[cfg(test)]
@@ -229,6 +262,7 @@ impl DirtyLimits {
         if blocks > 0 {
             sub(&self.inner.dirty, blocks);
             self.relax();
+            self.inner.settled.notify_waiters();
         }
     }
 
@@ -239,7 +273,9 @@ impl DirtyLimits {
     pub(super) fn sub_writeback(&self, blocks: u64) {
         if blocks > 0 {
             sub(&self.inner.writeback, blocks);
+            self.inner.ended.fetch_add(blocks, Ordering::SeqCst);
             self.relax();
+            self.inner.settled.notify_waiters();
         }
     }
 }
@@ -297,6 +333,27 @@ mod tests {
         assert!(wait.await.is_err());
         drop(large);
         assert!(limits.admit(1).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_writeback_hears_of_each_batch_and_of_the_end() {
+        let limits = DirtyLimits::new(80);
+        assert_eq!(limits.ended_after(0).await, 0, "nothing is dirty");
+        limits.add_dirty(7);
+        let waits = limits.clone();
+        let wait = tokio::spawn(async move {
+            let first = waits.ended_after(0).await;
+            (first, waits.ended_after(first).await)
+        });
+        limits.flusher().notified().await;
+        limits.add_writeback(5);
+        limits.sub_dirty(5);
+        tokio::task::yield_now().await;
+        limits.sub_writeback(5);
+        limits.flusher().notified().await;
+        // Forgotten, as by a truncate.
+        limits.sub_dirty(2);
+        assert_eq!(wait.await.unwrap(), (5, 5));
     }
 
     #[test]

@@ -309,11 +309,11 @@ impl State {
     }
 
     fn place_runs(&mut self, runs: &[FileBlocks], size: u64) -> (Vec<u64>, Vec<Placement>) {
+        let size = self.size.max(size);
         let mut claimed = Vec::new();
         let mut places: Vec<Placement> = Vec::new();
         for run in runs {
             for block in run.start..run.end {
-                let size = self.size.max(size);
                 let fits = size > 0 && size <= self.script.inline_bytes;
                 if block == 0 && fits {
                     let blocks = FileBlocks::new(0, 1);

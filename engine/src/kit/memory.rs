@@ -233,6 +233,12 @@ impl Memory {
         self.inner.high_blocks.saturating_sub(self.free_blocks())
     }
 
+    /// Whether somebody waits in line. Much may be free meanwhile: what lies between the free blocks
+    /// can be dirty or journaled, so that no large region comes about before it is written.
+    pub fn is_waited_for(&self) -> bool {
+        self.inner.queues.iter().any(|queue| queue.waiting.load(Ordering::Relaxed) > 0)
+    }
+
     fn queue(&self, order: u8, purpose: Purpose) -> &Queue {
         let class = usize::from(purpose == Purpose::Reserved) * 2 + usize::from(order > 0);
         &self.inner.queues[class]
@@ -371,7 +377,15 @@ mod tests {
         let memory = memory();
         let _held = take_all(&memory, Purpose::Data);
         let start = tokio::time::Instant::now();
-        let error = memory.allocate(0, Purpose::Data).await.unwrap_err();
+        assert!(!memory.is_waited_for());
+        let wait = memory.allocate(0, Purpose::Data);
+        let looks = async {
+            tokio::task::yield_now().await;
+            memory.is_waited_for()
+        };
+        let (error, is_waited_for) = tokio::join!(wait, looks);
+        let error = error.unwrap_err();
+        assert!(is_waited_for && !memory.is_waited_for());
         assert_eq!(error.kind(), ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("Data"), "{error}");
         assert!(start.elapsed() >= MEMORY_WAIT && start.elapsed() < 2 * MEMORY_WAIT);

@@ -1,14 +1,23 @@
 //! What all objects of a volume stand on: metadata, free space, and a promise of room.
 //!
 //! Guarantees: a promise that fails although freed blocks wait for the log is tried again behind a
-//! checkpoint; every early exit of a transaction returns what it reserved. Does not know objects. Called by the rest of this room and by `namespace`.
+//! checkpoint, and then behind the writeback of what is dirty at that time: it gives back the old
+//! places of what was overwritten, and takes nothing, because every dirty block has its own promise. So
+//! `NoSpace` means that there is none. Every early exit of a transaction returns what it reserved.
+//!
+//! Does not know objects. Called by the rest of this room and by `namespace`.
 
 use crate::alloc::Space;
 use crate::alloc::Ticket;
 use crate::alloc::release::LogState;
+use crate::error::Error;
+use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::folio::DirtyLimits;
 use crate::format::layout::Layout;
 use crate::kit::poison::Poison;
+use crate::kit::sync::timeout;
+use crate::limits::ROOM_WAIT;
 use crate::meta::Meta;
 use crate::meta::view::BlockRead;
 use crate::units::BlockNo;
@@ -23,6 +32,8 @@ pub struct Ground {
     pub space: Space,
     /// Set when a flush failed.
     pub poison: Poison,
+    /// What is dirty, and the bell of who writes it back.
+    pub dirty: DirtyLimits,
     /// Whether the volume's format lets records hold the bytes of small objects.
     pub inline: bool,
 }
@@ -47,10 +58,15 @@ impl LogState for VolumeLog {
 impl Ground {
     /// The ground of a volume whose metadata is open. Errors: `Corrupt` when the root's counts are
     /// impossible.
-    pub async fn new(meta: Meta, layout: Layout, poison: Poison) -> Result<Self> {
+    pub async fn new(
+        meta: Meta,
+        layout: Layout,
+        poison: Poison,
+        dirty: DirtyLimits,
+    ) -> Result<Self> {
         let space = Space::new(layout, std::sync::Arc::new(VolumeLog(meta.clone())));
         space.load(meta.read().await.root())?;
-        Ok(Self { meta, space, poison, inline: false })
+        Ok(Self { meta, space, poison, dirty, inline: false })
     }
 
     /// The same with records that may hold the bytes of small objects, or not.
@@ -58,19 +74,62 @@ impl Ground {
         Self { inline, ..self }
     }
 
-    /// Promises `blocks`, behind a checkpoint if freed blocks wait for one.
+    /// Promises `blocks`; where they lack, behind a checkpoint and writeback that may free some.
     ///
-    /// The caller holds neither the metadata lock nor a view. Errors: `NoSpace`, `WritesStopped`,
-    /// `Device`. Dropping the future leaves no promise behind.
+    /// The caller holds neither the metadata lock nor a view, no folio lock, and does not hold
+    /// writeback still. Errors: `NoSpace`, `WritesStopped`, `Device`. Dropping the future leaves no
+    /// promise behind.
     pub async fn reserve(&self, blocks: u64) -> Result<Reservation> {
-        let refused = match Reservation::new(&self.space, blocks) {
-            Err(cause) if cause.is_no_space() => cause,
-            other => return other,
+        let mut pursuit = Pursuit::default();
+        loop {
+            match Reservation::new(&self.space, blocks) {
+                Err(cause) if cause.is_no_space() => self.pursue(&mut pursuit, cause).await?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Wins some room, so that the caller tries the promise again that was `refused`; gives the refusal
+    /// back when there is no more to be won. The caller is as for [`Ground::reserve`].
+    ///
+    /// Errors: also `WritesStopped`, `Device`. Dropping the future has no effect on promises.
+    pub async fn pursue(&self, pursuit: &mut Pursuit, refused: Error) -> Result<()> {
+        let (seen, target) = match *pursuit {
+            Pursuit::Fresh => {
+                let ended = self.dirty.ended();
+                let target = ended + self.dirty.unsettled();
+                *pursuit = Pursuit::Begun { seen: ended, target };
+                if self.make_room().await? {
+                    return Ok(());
+                }
+                (ended, target)
+            }
+            Pursuit::Begun { seen, target } if seen < target => (seen, target),
+            Pursuit::Begun { .. } => return Err(refused),
         };
-        if !self.make_room().await? {
+        if seen == target {
             return Err(refused);
         }
-        Reservation::new(&self.space, blocks)
+        let ended = self.written_after(seen, refused).await?;
+        // Nothing more was written, so nothing is dirty: what was, somebody dropped. One last try.
+        let seen = if ended == seen { target } else { ended };
+        *pursuit = Pursuit::Begun { seen, target };
+        self.make_room().await.map(|_| ())
+    }
+
+    /// Waits for the end of some writeback. Errors: `NoSpace` if there is none for too long.
+    async fn written_after(&self, seen: u64, refused: Error) -> Result<u64> {
+        tokio::select! {
+            biased;
+            cause = self.poison.tripped() => Err(cause),
+            ended = timeout(ROOM_WAIT, self.dirty.ended_after(seen)) => ended.map_err(|_| {
+                let (unsettled, seconds) = (self.dirty.unsettled(), ROOM_WAIT.as_secs());
+                let why = format!(
+                    "{refused}; {unsettled} blocks wait for writeback, and none was written for {seconds} s"
+                );
+                Error::new(ErrorKind::NoSpace, why)
+            }),
+        }
     }
 
     /// Brings blocks back that only wait for the log; whether there were any.
@@ -90,6 +149,22 @@ impl Ground {
     pub fn ticket(&self) -> Ticket {
         Ticket::new(&self.space)
     }
+}
+
+/// How far a promise that was refused has been followed up.
+#[derive(Debug, Default)]
+pub enum Pursuit {
+    /// Not yet.
+    #[default]
+    Fresh,
+    /// Writeback is waited for: `seen` blocks had been written, and at `target` all that was dirty when
+    /// it began will have been.
+    Begun {
+        /// The count of the last look.
+        seen: u64,
+        /// The count of the last try.
+        target: u64,
+    },
 }
 
 /// Blocks reserved until dropped.

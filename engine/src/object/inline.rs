@@ -49,7 +49,7 @@ pub async fn belongs<R: BlockRead>(
     Ok(!matches!(found, Lookup::Extent(e) if e.unwritten))
 }
 
-/// The place of block 0 in a batch of `runs`, if the record is one.
+/// The place of block 0 in a batch of `runs`, if the record is one. The object has `size` bytes then.
 pub async fn at_writeback<R: BlockRead>(
     ground: &Ground,
     state: &ObjectState,

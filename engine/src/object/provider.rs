@@ -26,6 +26,7 @@ use crate::kit::stop;
 use crate::kit::stop::Stop;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
+use crate::object::ground::Pursuit;
 use crate::object::inline;
 use crate::object::records;
 use crate::object::state::ObjectState;
@@ -182,7 +183,7 @@ impl MappingProvider for ObjectProvider {
             self.may_write()?;
         }
         let sums = intent != MapIntent::Report;
-        let mut retried = false;
+        let mut pursuit = Pursuit::default();
         loop {
             let (blocks, kind, cookie) = match intent {
                 MapIntent::Overwrite => (blocks, MapKind::Hole, self.state.cookies.sample(blocks)),
@@ -194,9 +195,8 @@ impl MappingProvider for ObjectProvider {
             // The last step, without an await behind it: a dropped future leaves no promise.
             match self.ground.space.reserve(blocks.len()) {
                 Ok(()) => return Ok(Mapping { blocks, kind, cookie, promised: blocks.len() }),
-                Err(cause) if retried || !cause.is_no_space() => return Err(cause),
-                Err(cause) if !self.ground.make_room().await? => return Err(cause),
-                Err(_) => retried = true,
+                Err(cause) if !cause.is_no_space() => return Err(cause),
+                Err(cause) => self.ground.pursue(&mut pursuit, cause).await?,
             }
         }
     }

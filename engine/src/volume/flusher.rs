@@ -146,7 +146,8 @@ impl Flusher {
                 quiet = 0;
                 self.pass().await;
             }
-            if self.table.wing().memory.low() {
+            let memory = &self.table.wing().memory;
+            if memory.low() || memory.is_waited_for() {
                 self.unpin().await;
             }
             match &self.discards {

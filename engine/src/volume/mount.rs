@@ -112,7 +112,8 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let metadata = MetaOptions::for_volume(volume, layout.root, &memory);
     let meta = Meta::open(&device, &memory, &journal, &poison, metadata).await?;
     let data_blocks = layout.data_blocks();
-    let ground = Ground::new(meta, layout, poison).await?;
+    let dirty = DirtyLimits::new(memory.capacity_blocks());
+    let ground = Ground::new(meta, layout, poison, dirty).await?;
     let ground = ground.with_inline(superblock.allows_inline());
     let (wing, reclaiming) = wing(memory, device.clone(), &ground);
     let table = Arc::new(Table::new(ground, wing));
@@ -176,7 +177,7 @@ impl Shrinker for MetaShrinker {
 }
 
 fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Reclaiming) {
-    let dirty = DirtyLimits::new(memory.capacity_blocks());
+    let dirty = ground.dirty.clone();
     let reclaim = Reclaim::new(memory.clone());
     let shrinker: Arc<dyn Shrinker> = Arc::new(MetaShrinker(ground.meta.clone()));
     reclaim.shrinkers().register(Arc::downgrade(&shrinker));

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: takes what `reclaim` gives and nothing else, so it respects folio locks, writes
 //! nothing and holds nothing while it pauses; asks the flusher when only dirty or journaled folios
-//! are left. Does not choose folios (`reclaim` does). Spawned by `volume::mount`.
+//! are left, and as long as somebody waits for memory though enough is free. Does not choose folios (`reclaim` does). Spawned by `volume::mount`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +40,15 @@ async fn refill(reclaim: &Reclaim, wing: &Wing) {
     let mut idle = 0;
     loop {
         let wanted = wing.memory.shortfall().min(ROUND_BLOCKS);
-        if wanted == 0 {
+        if wanted == 0 && !wing.memory.is_waited_for() {
             return;
+        }
+        if wanted == 0 {
+            // A large region is wanted. Who waits drops clean folios himself; what lies between them is
+            // dirty or journaled. The wait ends by itself, so this does.
+            wing.dirty.wake_flusher();
+            tokio::time::sleep(PAUSE).await;
+            continue;
         }
         if reclaim.reclaim(wanted) > 0 {
             idle = 0;
