@@ -245,7 +245,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(Some(size.min(wanted.bytes().end) - wanted.bytes().start))
     }
 
-    /// Copies what is cached, zeroes what is stored nowhere; the answer is what is left to be read.
+    /// Copies what is cached or kept by the provider, zeroes what is stored nowhere; the answer is what is left to be read.
     ///
     /// Comes after the mappings were made and before they are checked: who is written back and dropped
     /// from the cache in between makes them stale.
@@ -267,7 +267,9 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
             let lease = leases.peek().expect("every block was mapped");
             let Some((at, sum)) = lease.stored(block) else {
-                image.fill(0);
+                let own = lease.inline().unwrap_or(&[]);
+                image[..own.len()].copy_from_slice(own);
+                image[own.len()..].fill(0);
                 continue;
             };
             match runs.last_mut() {
