@@ -29,7 +29,6 @@ fn call(program: &str, arguments: &[&str]) -> Result<String, String> {
 }
 
 /// A mounted file system of its own; undone step by step when dropped, as far as it came.
-
 struct Mounted {
     folder: PathBuf,
     device: Option<String>,
