@@ -532,6 +532,36 @@ fn a_power_cut_keeps_what_was_synced_and_leaves_each_other_block_old_or_new() {
     });
 }
 
+/// The story: a direct read took the bytes of an object from the cache or from its places on the
+/// device. A small object has none: its bytes are in its record, so that as soon as it was not cached
+/// the read gave zeroes.
+#[test]
+fn regression_a_direct_read_finds_what_an_object_keeps_in_its_record() {
+    support::simulate(async {
+        let disk = SimDisk::new(support::DEVICE_BLOCKS, SimOptions::default());
+        support::format(&disk).await;
+        for size in [1, 7, INLINE, INLINE + 1] {
+            for grown in [size, size + 100, 2 * BLOCK as u64 + 1] {
+                let engine = support::open(&disk).await.unwrap();
+                let name = format!("object-{size}-{grown}");
+                let object = engine.create(&name).await.unwrap();
+                object.write_at(0, &vec![7; size as usize]).await.unwrap();
+                object.sync().await.unwrap();
+                object.truncate(grown).await.unwrap();
+                drop(object);
+                engine.close().await.unwrap();
+                let engine = support::open(&disk).await.unwrap();
+                let object = engine.object(&name).await.unwrap();
+                let mut expected = vec![7; size as usize];
+                expected.resize(grown as usize, 0);
+                assert!(read(&engine, &object, 0, 0, 4 * BLOCK).await == expected, "{name}");
+                drop(object);
+                engine.close().await.unwrap();
+            }
+        }
+    });
+}
+
 /// The story: a direct write publishes the size behind its batch. An object of a few bytes that grew by
 /// one was still small when its places were asked for, so its first block, whole, went to the record,
 /// which cannot hold it: the engine stopped the write with a panic.

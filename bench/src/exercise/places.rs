@@ -1,47 +1,40 @@
 //! Where things lie: what `extents`, `seek_data` and `seek_hole` tell, against the oracle.
 //!
 //! Guarantees that no answer is called wrong that the verbs allow: a block about which the oracle
-//! knows nothing may be stored or not. Does not call the engine. Used by `play`.
+//! knows nothing may be stored or not. An error is a sentence. Does not call the engine. Used by `play`.
 
 use foliant::ExtentInfo;
 use foliant::ExtentState;
 
-use super::failure::Failure;
-use super::failure::Kind;
-use super::failure::fail;
 use super::oracle::BLOCK;
 use super::oracle::Model;
 use super::oracle::Stored;
 
-fn wrong<T>(what: String) -> Result<T, Failure> {
-    Err(fail(Kind::Places, what))
-}
-
 /// One extent by itself: whole blocks, and a place on the device exactly if it has one.
-fn judge_extent(extent: &ExtentInfo) -> Result<(), Failure> {
+fn judge_extent(extent: &ExtentInfo) -> Result<(), String> {
     let range = &extent.range;
     let aligned = range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK);
     let placed = match extent.state {
         ExtentState::Unwritten | ExtentState::Mapped => true,
         ExtentState::Delalloc => false,
         ExtentState::Inline if *range != (0..BLOCK) => {
-            return wrong(format!("only the first block can be inline: {extent:?}"));
+            return Err(format!("only the first block can be inline: {extent:?}"));
         }
         ExtentState::Inline => false,
     };
     let at = extent.device_offset;
     if range.is_empty() || !aligned || at.is_some() != placed {
-        return wrong(format!("impossible by itself: {extent:?}"));
+        return Err(format!("impossible by itself: {extent:?}"));
     }
     match at.is_some_and(|at| at == 0 || !at.is_multiple_of(BLOCK)) {
-        true => wrong(format!("no place for data: {extent:?}")),
+        true => Err(format!("no place for data: {extent:?}")),
         false => Ok(()),
     }
 }
 
 /// Extents ascend, do not overlap, neither in the object nor on the device, and lie where the model
 /// says.
-pub(super) fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(), Failure> {
+pub(super) fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(), String> {
     let mut end = 0;
     let mut marks = vec![None; model.blocks() as usize];
     let mut places = Vec::new();
@@ -49,22 +42,20 @@ pub(super) fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(),
         judge_extent(extent)?;
         let range = &extent.range;
         if range.start < end {
-            return wrong(format!("extent {range:?} behind byte {end}"));
+            return Err(format!("extent {range:?} behind byte {end}"));
         }
         end = range.end;
         places.extend(extent.device_offset.map(|at| (at, at + range.end - range.start)));
         for block in range.start / BLOCK..range.end / BLOCK {
             if model.stored(block) == Stored::Hole {
-                return wrong(format!(
-                    "block {block} is stored, and it must be a hole: {extent:?}"
-                ));
+                return Err(format!("block {block} is stored, and it must be a hole: {extent:?}"));
             }
             marks[block as usize] = Some(extent.state);
         }
     }
     places.sort_unstable();
     if let Some(pair) = places.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-        return wrong(format!("two extents share a place: {pair:?}"));
+        return Err(format!("two extents share a place: {pair:?}"));
     }
     for block in (0..model.blocks()).filter(|_| model.synced) {
         let mark = marks[block as usize];
@@ -76,7 +67,7 @@ pub(super) fn judge_extents(extents: &[ExtentInfo], model: &Model) -> Result<(),
             }
             _ => continue,
         };
-        return wrong(format!("block {block} {bad}"));
+        return Err(format!("block {block} {bad}"));
     }
     Ok(())
 }
@@ -89,21 +80,21 @@ pub(super) fn judge_seek(
     hole: Option<u64>,
     extents: &[ExtentInfo],
     model: &Model,
-) -> Result<(), Failure> {
+) -> Result<(), String> {
     let size = model.bytes.len();
     let told = format!("of {size} bytes, from {at} on, data at {data:?}, a hole at {hole:?}");
     if at >= size {
         return match (data, hole) {
             (None, None) => Ok(()),
-            _ => wrong(format!("nothing lies behind the end: {told}")),
+            _ => Err(format!("nothing lies behind the end: {told}")),
         };
     }
-    let Some(hole) = hole else { return wrong(format!("the end is a hole: {told}")) };
+    let Some(hole) = hole else { return Err(format!("the end is a hole: {told}")) };
     let fits = |found: u64| found == at || (found > at && found.is_multiple_of(BLOCK));
     let data_fits = data.is_none_or(|data| data < size && fits(data));
     let hole_fits = hole == size || (hole < size && fits(hole));
     if !data_fits || !hole_fits || (data == Some(at)) == (hole == at) {
-        return wrong(format!("no possible places: {told}"));
+        return Err(format!("no possible places: {told}"));
     }
     let state = |block: u64| {
         let own = |extent: &&ExtentInfo| extent.range.contains(&(block * BLOCK));
@@ -114,12 +105,12 @@ pub(super) fn judge_seek(
     for block in if data == Some(at) { 0..0 } else { holes } {
         let stored = matches!(state(block), Some(s) if s != ExtentState::Unwritten);
         if model.has_data(block) || stored {
-            return wrong(format!("block {block} is data, {:?}: {told}", state(block)));
+            return Err(format!("block {block} is data, {:?}: {told}", state(block)));
         }
     }
     for block in if hole == at { 0..0 } else { at / BLOCK..hole.div_ceil(BLOCK) } {
         if model.stored(block) == Stored::Hole || state(block).is_none() {
-            return wrong(format!("block {block} is a hole, {:?}: {told}", state(block)));
+            return Err(format!("block {block} is a hole, {:?}: {told}", state(block)));
         }
     }
     Ok(())

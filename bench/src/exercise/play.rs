@@ -42,6 +42,10 @@ pub(super) const BALLAST_PIECE_BYTES: u64 = 1 << 20;
 /// The name of the ballast.
 pub(super) const BALLAST: &str = "ballast";
 
+fn misplaced(what: String) -> Failure {
+    fail(Kind::Places, what)
+}
+
 /// What an operation gave back.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -264,10 +268,11 @@ impl Play {
                 }
             }
             (Op::Seek(object, at), Answer::Found(data, hole, extents)) => {
-                judge_seek(*at, data, hole, &extents, self.oracle.object(*object))?;
+                let model = self.oracle.object(*object);
+                judge_seek(*at, data, hole, &extents, model).map_err(misplaced)?;
             }
             (Op::Extents(object), Answer::Extents(extents)) => {
-                judge_extents(&extents, self.oracle.object(*object))?;
+                judge_extents(&extents, self.oracle.object(*object)).map_err(misplaced)?;
             }
             _ => {}
         }
@@ -316,7 +321,7 @@ impl Play {
 
     async fn check_places(&self, object: usize) -> Result<(), Failure> {
         let extents = self.hands[1][object].extents(0..i64::MAX as u64, usize::MAX).await?;
-        judge_extents(&extents, self.oracle.object(object))
+        judge_extents(&extents, self.oracle.object(object)).map_err(misplaced)
     }
 
     fn check_rest(&self) -> Result<(), Failure> {

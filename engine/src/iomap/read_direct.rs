@@ -247,7 +247,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(Some(size.min(wanted.bytes().end) - wanted.bytes().start))
     }
 
-    /// Copies what is cached, zeroes what is stored nowhere; the answer is what is left to be read.
+    /// Copies what is cached or kept by the provider, zeroes what is stored nowhere; the answer is what is left to be read.
     ///
     /// Comes after the mappings were made and before they are checked: who is written back and dropped
     /// from the cache in between makes them stale.
