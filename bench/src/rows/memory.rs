@@ -208,7 +208,9 @@ async fn fill_cache(target: &Foliant, part: &Part, range: Range<u64>) -> Result<
         let block = first + (turn.wrapping_mul(0x9e37_79b1) & (blocks - 1));
         let (at, piece) = (block * BLOCK_SIZE as u64, &mut scratch[..BLOCK_SIZE]);
         if part.filling == Filling::RandomRead {
-            object.read_at(at, piece).await?;
+            // A handle of its own for each read: read-ahead belongs to the handle, and it would notice
+            // that the distances are equal.
+            object.clone().read_at(at, piece).await?;
         } else {
             pattern.fill(block, 1, piece);
             object.write_at(at, piece).await?;
