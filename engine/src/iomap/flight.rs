@@ -13,6 +13,8 @@ use foliant_device::Buffer;
 use crate::error::Result;
 use crate::iomap::contract::Cookie;
 use crate::kit::sync::Mutex;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::limits::FLIGHTS_MAX;
 use crate::units::FileBlocks;
 
@@ -37,6 +39,8 @@ pub(super) struct Flight {
     pub legs: Vec<Leg>,
     /// Ticks of the flusher that it has seen.
     pub age: u32,
+    /// The number that [`Flights::add`] gave it.
+    pub serial: u64,
 }
 
 impl Flight {
@@ -45,11 +49,16 @@ impl Flight {
     }
 }
 
+/// A flight that was not reached while this many others were started has lost its reader. A reader that
+/// keeps going reaches its own behind a few.
+const LOST_AFTER: u64 = 16;
+
 /// The flights of one object.
 #[derive(Default)]
 pub(super) struct Flights {
     /// Pushes and removals in a list of at most [`FLIGHTS_MAX`]; never held across an await.
     list: Mutex<Vec<Flight>>,
+    started: AtomicU64,
 }
 
 impl Flights {
@@ -75,7 +84,8 @@ impl Flights {
     }
 
     /// Adds a flight; the oldest makes room.
-    pub fn add(&self, flight: Flight) {
+    pub fn add(&self, mut flight: Flight) {
+        flight.serial = self.started.fetch_add(1, Ordering::Relaxed);
         let mut list = self.list.lock();
         let dropped = (list.len() >= FLIGHTS_MAX).then(|| list.remove(0));
         list.push(flight);
@@ -83,9 +93,21 @@ impl Flights {
         drop(dropped);
     }
 
-    /// Blocks of all of them.
-    pub fn blocks(&self) -> u64 {
-        self.list.lock().iter().map(|flight| flight.blocks.len()).sum()
+    /// How many of `blocks` more can be on their way beside them, if all of them are `most` at most; those
+    /// that have lost their readers go.
+    pub fn room(&self, blocks: u64, most: u64) -> u64 {
+        let mut lost = Vec::new();
+        let mut list = self.list.lock();
+        loop {
+            let lent: u64 = list.iter().map(|flight| flight.blocks.len()).sum();
+            let room = most.saturating_sub(lent);
+            let started = self.started.load(Ordering::Relaxed);
+            let is_lost = |flight: &Flight| flight.serial + LOST_AFTER <= started;
+            if room >= blocks || !list.first().is_some_and(is_lost) {
+                return room.min(blocks);
+            }
+            lost.push(list.remove(0));
+        }
     }
 
     /// Drops those that have been on their way for `ticks` calls of this.
@@ -96,5 +118,31 @@ impl Flights {
             let side = if flight.age >= ticks { &mut old } else { &mut *list };
             side.push(Flight { age: flight.age + 1, ..flight });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(start: u64, blocks: u64) -> Flight {
+        let blocks = FileBlocks::new(start, start + blocks);
+        let cookie = Cookie::default();
+        Flight { blocks, cookie, sampled: blocks, legs: Vec::new(), age: 0, serial: 0 }
+    }
+
+    /// A reader went away with 1,536 of 1,920 blocks on their way. The windows of the next one were refused
+    /// until the flusher had ticked three times: it read at a seventh of the rate.
+    #[test]
+    fn flights_whose_reader_went_away_make_room_for_those_of_the_next() {
+        let flights = Flights::default();
+        (0..3).for_each(|n| flights.add(flight(100_000 + n * 512, 512)));
+        assert_eq!(flights.room(512, 1920), 384, "they may still be reached");
+        for at in 0..LOST_AFTER {
+            assert_eq!(flights.room(8, 1920), 8);
+            flights.add(flight(at * 8, 8));
+            flights.take(at * 8);
+        }
+        assert_eq!(flights.room(512, 1920), 512);
     }
 }

@@ -57,12 +57,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             return Ok(true);
         };
         let most = (self.memory.capacity_blocks() / MEMORY_SHARE) as u64;
-        let blocks = FileBlocks::new(blocks.start, blocks.end.min(blocks.start + most));
-        let lent = self.flights.blocks() + blocks.len();
-        if lent > most || !self.memory.make_room(blocks.len() as usize) {
+        let room = self.flights.room(blocks.len(), most);
+        if room == 0 || !self.memory.make_room(room as usize) {
             return Ok(false);
         }
-        let mut flight = Flight { blocks, cookie, sampled: piece, legs: Vec::new(), age: 0 };
+        let clipped = room < blocks.len();
+        let blocks = FileBlocks::new(blocks.start, blocks.start + room);
+        let legs = Vec::new();
+        let mut flight = Flight { blocks, cookie, sampled: piece, legs, age: 0, serial: 0 };
         let mut cursor = Cursor::new(&self.provider, blocks, MapIntent::Read);
         let mut plentiful = true;
         while plentiful
@@ -86,7 +88,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if !flight.legs.is_empty() {
             self.flights.add(flight);
         }
-        Ok(plentiful)
+        Ok(plentiful && !clipped)
     }
 
     /// The part of `piece` below the size that starts behind the cached folios at its start and ends
