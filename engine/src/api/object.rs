@@ -127,9 +127,18 @@ impl Object {
     /// a partly written block, or an earlier failure of writeback), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
     /// each piece of 1 MiB is written whole or not at all, in order.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
+        self.check()?;
+        // Open behind it as well: so closing, which writes back after it has begun, finds the bytes.
+        if self.open.core().write_dirty(offset, src) && self.check().is_ok() {
+            return Ok(());
+        }
+        Box::pin(self.write_slowly(offset, src)).await
+    }
+
+    async fn write_slowly(&self, offset: u64, src: &[u8]) -> Result<()> {
         let _entered = self.volume().enter()?;
         self.check()?;
-        self.open.core().write_at(offset, src).await
+        self.open.core().write_with(offset, src, &()).await
     }
 
     /// Makes the bytes of `range` zero, as far as they lie below the size; what reads as zero anyway

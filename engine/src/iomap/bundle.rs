@@ -66,7 +66,6 @@ pub struct Counts {
     pub(super) stale_retries: AtomicU64,
     pub(super) held_still: AtomicU64,
     pub(super) hits: AtomicU64,
-    pub(super) dirty_hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) blocks_read: AtomicU64,
     pub(super) blocks_read_ahead: AtomicU64,
@@ -82,8 +81,6 @@ pub struct Totals {
     pub held_still: u64,
     /// Pieces of reads that one folio held.
     pub hits: u64,
-    /// Writes that changed blocks which were dirty already, without asking anybody.
-    pub dirty_hits: u64,
     /// Reads that did not find all of their bytes in the cache.
     pub misses: u64,
     /// Blocks read from the device.
@@ -99,7 +96,6 @@ impl std::ops::AddAssign for Totals {
         self.stale_retries += other.stale_retries;
         self.held_still += other.held_still;
         self.hits += other.hits;
-        self.dirty_hits += other.dirty_hits;
         self.misses += other.misses;
         self.blocks_read += other.blocks_read;
         self.blocks_read_ahead += other.blocks_read_ahead;
@@ -119,7 +115,6 @@ impl Counts {
             stale_retries: read(&self.stale_retries),
             held_still: read(&self.held_still),
             hits: read(&self.hits),
-            dirty_hits: read(&self.dirty_hits),
             misses: read(&self.misses),
             blocks_read: read(&self.blocks_read),
             blocks_read_ahead: read(&self.blocks_read_ahead),

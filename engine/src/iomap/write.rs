@@ -16,7 +16,6 @@ use foliant_device::Buffer;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
 use crate::iomap::bundle::order_for;
 use crate::iomap::contract::MapIntent;
@@ -135,30 +134,39 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     /// Changes bytes of blocks that are dirty already: their promises are given, whatever is stored
-    /// for them is of no interest, and nothing needs to be waited for. `false` if it is not so.
-    fn write_dirty(&self, offset: u64, src: &[u8]) -> bool {
+    /// for them is of no interest, and nothing needs to be waited for. `false` if it is not so; then
+    /// nothing was changed.
+    ///
+    /// The folio's lock alone keeps it whole against all others: who shrinks sets the size before it comes
+    /// to the folio, and who drops, replaces or logs blocks locks the folio. The range is needed for order:
+    /// what was asked for earlier and still waits for its range must not undo this write later. So the
+    /// range is locked while anybody holds or wants one alone, and not touched otherwise: two writers of
+    /// one object then share nothing that either of them changes.
+    pub fn write_dirty(&self, offset: u64, src: &[u8]) -> bool {
         let Ok(range) = checked_range(offset, src.len()) else { return false };
         let blocks = FileBlocks::covering(&range);
         if blocks.is_empty() || self.provider.may_write().is_err() {
             return false;
         }
-        let Some(_held) = self.ranges.try_exclusive(blocks.start..blocks.end) else {
-            return false;
-        };
-        if range.end > self.provider.size() {
-            return false;
+        let mut _held = None;
+        if self.ranges.is_wanted_alone() {
+            _held = self.ranges.try_exclusive(blocks.start..blocks.end);
+            if _held.is_none() {
+                return false;
+            }
         }
         let folio = self.cache.find(blocks.start).filter(|folio| folio.span().end >= blocks.end);
         let locked = folio.and_then(|folio| folio.try_lock());
         let Some(mut folio) = locked.filter(|lock| !lock.is_detached()).map(Grip::from) else {
             return false;
         };
-        if !folio.are_dirty(blocks) || folio.needs_spare() {
+        // With the folio locked: a cut that has set its size comes to the folio later.
+        let inside = range.end <= self.provider.size();
+        if !inside || !folio.are_dirty(blocks) || folio.needs_spare() {
             return false;
         }
         folio.write((range.start - folio.span().bytes().start) as usize, src, &mut None);
         folio.folio().touch();
-        Counts::add(&self.counts.dirty_hits, 1);
         true
     }
 

@@ -24,6 +24,8 @@ use crate::kit::lock_order::Held;
 use crate::kit::lock_order::Rank;
 use crate::kit::sync::Mutex;
 use crate::kit::sync::Notify;
+use crate::kit::sync::atomic::AtomicBool;
+use crate::kit::sync::atomic::Ordering;
 
 /// What one request covers: ascending, disjoint ranges.
 #[derive(Clone)]
@@ -53,6 +55,18 @@ struct Inner {
     owner: u64,
     /// Short scans and list operations, never held across a wait: a plain mutex.
     state: Mutex<State>,
+    /// Whether somebody holds or wants a range alone; follows `state`, whose lock it is changed under.
+    wanted_alone: AtomicBool,
+}
+
+impl Inner {
+    fn tell(&self, state: &State) {
+        let wanted = !state.exclusive.is_empty() || state.waiting_alone > 0;
+        // Looked at by every writer of dirty blocks: a store that changes nothing would cost them.
+        if self.wanted_alone.load(Ordering::SeqCst) != wanted {
+            self.wanted_alone.store(wanted, Ordering::SeqCst);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -63,6 +77,8 @@ struct State {
     shared: BTreeMap<u64, Span>,
     exclusive: BTreeMap<u64, Span>,
     queue: VecDeque<Waiter>,
+    /// Waiters of `queue` that want their range alone.
+    waiting_alone: usize,
 }
 
 struct Waiter {
@@ -126,8 +142,9 @@ impl State {
     fn leave(&mut self, ticket: u64) {
         let held =
             self.shared.remove(&ticket).is_some() || self.exclusive.remove(&ticket).is_some();
-        if !held {
-            self.queue.retain(|w| w.ticket != ticket);
+        let at = self.queue.iter().position(|w| !held && w.ticket == ticket);
+        if let Some(waiter) = at.and_then(|at| self.queue.remove(at)) {
+            self.waiting_alone -= usize::from(waiter.exclusive);
         }
         let mut at = 0;
         while let Some(waiter) = self.queue.get(at) {
@@ -138,6 +155,7 @@ impl State {
                 continue;
             }
             let waiter = self.queue.remove(at).expect("just looked at");
+            self.waiting_alone -= usize::from(waiter.exclusive);
             self.hold(waiter.ticket, waiter.span, waiter.exclusive);
             waiter.granted.notify_one();
         }
@@ -162,7 +180,9 @@ impl RangeGuard {
 
 impl Drop for RangeGuard {
     fn drop(&mut self) {
-        self.inner.state.lock().leave(self.ticket);
+        let mut state = self.inner.state.lock();
+        state.leave(self.ticket);
+        self.inner.tell(&state);
     }
 }
 
@@ -175,7 +195,7 @@ impl RangeLock {
 
     /// The same for the object `owner`, which names it in the order of locks.
     pub fn of(owner: u64) -> Self {
-        Self { inner: Arc::new(Inner { owner, state: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { owner, ..Inner::default() }) }
     }
 
     /// Locks `range` together with other shared holders.
@@ -215,6 +235,12 @@ impl RangeLock {
         self.try_acquire(Span::One(range), true)
     }
 
+    /// Whether anybody holds a range alone or waits for one. A request that was made before, by the same
+    /// task or by one that this one has heard of, is always seen.
+    pub fn is_wanted_alone(&self) -> bool {
+        self.inner.wanted_alone.load(Ordering::SeqCst)
+    }
+
     /// Holders and waiters.
     #[cfg(test)]
     pub fn counts(&self) -> (usize, usize) {
@@ -223,7 +249,10 @@ impl RangeLock {
     }
 
     fn try_acquire(&self, span: Span, exclusive: bool) -> Option<RangeGuard> {
-        let ticket = self.inner.state.lock().try_hold(&span, exclusive)?;
+        let mut state = self.inner.state.lock();
+        let ticket = state.try_hold(&span, exclusive)?;
+        self.inner.tell(&state);
+        drop(state);
         Some(self.guard(ticket, span))
     }
 
@@ -239,12 +268,15 @@ impl RangeLock {
         let (guard, granted) = {
             let mut state = self.inner.state.lock();
             if let Some(ticket) = state.try_hold(&span, exclusive) {
+                self.inner.tell(&state);
                 return self.guard(ticket, span);
             }
             let ticket = state.ticket();
             let granted = Arc::new(Notify::new());
             let waiter = Waiter { ticket, span: span.clone(), exclusive, granted: granted.clone() };
             state.queue.push_back(waiter);
+            state.waiting_alone += usize::from(exclusive);
+            self.inner.tell(&state);
             // From here on the guard's drop takes the ticket out, queued or held: a dropped future
             // leaves nothing behind.
             (self.guard(ticket, span), granted)
@@ -427,5 +459,25 @@ mod tests {
         drop(reading);
         assert!(poll(&mut commit).is_some());
         assert_eq!(lock.counts(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_range_alone_is_seen_from_asking_to_leaving() {
+        let lock = RangeLock::new();
+        assert!(!lock.is_wanted_alone());
+        let shared = lock.shared(0..10).await;
+        assert!(!lock.is_wanted_alone());
+        let mut waiting = Box::pin(lock.exclusive(5..6));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        assert!(lock.is_wanted_alone(), "it waits");
+        drop(shared);
+        let held = waiting.await;
+        assert!(lock.is_wanted_alone(), "it holds");
+        let mut dropped = Box::pin(lock.exclusive(5..6));
+        assert!(futures_util::poll!(dropped.as_mut()).is_pending());
+        drop(held);
+        assert!(lock.is_wanted_alone(), "the next one was given it");
+        drop(dropped);
+        assert!(!lock.is_wanted_alone());
     }
 }
