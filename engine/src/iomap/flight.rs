@@ -1,7 +1,8 @@
 //! Read-ahead on its way: device reads that were started for blocks that nobody has asked for yet.
 //!
 //! Guarantees: a bounded number of flights per object, each found by the blocks that it carries; the
-//! oldest makes room; those that no reader came for age and are dropped.
+//! oldest makes room, and goes first when somebody waits for memory; those that no reader came for age
+//! and are dropped.
 //!
 //! Does not start or end them (`launch` does). Called by `launch` and `bundle`.
 
@@ -110,6 +111,19 @@ impl Flights {
         }
     }
 
+    /// Drops the oldest until `blocks` are given up, or none is left; how many were.
+    pub fn give_up(&self, blocks: u64) -> u64 {
+        let mut given = Vec::new();
+        let mut freed = 0;
+        let mut list = self.list.lock();
+        while freed < blocks && !list.is_empty() {
+            let flight = list.remove(0);
+            freed += flight.blocks.len();
+            given.push(flight);
+        }
+        freed
+    }
+
     /// Drops those that have been on their way for `ticks` calls of this.
     pub fn drop_old(&self, ticks: u32) {
         let mut old = Vec::new();
@@ -144,5 +158,16 @@ mod tests {
             flights.take(at * 8);
         }
         assert_eq!(flights.room(512, 1920), 512);
+    }
+
+    #[test]
+    fn the_oldest_flights_are_given_up_first_and_no_more_than_are_needed() {
+        let flights = Flights::default();
+        (0..4).for_each(|n| flights.add(flight(n * 16, 16)));
+        assert_eq!(flights.give_up(17), 32);
+        assert!(flights.take(0).is_none() && flights.take(31).is_none());
+        assert!(flights.take(32).is_some());
+        assert_eq!(flights.give_up(100), 16);
+        assert_eq!(flights.give_up(100), 0);
     }
 }

@@ -10,7 +10,8 @@
 //! takes memory only above the low watermark. Damage ahead is left for who reads it.
 //!
 //! Does not guess (`ahead` does). Flights that no reader reaches are dropped by
-//! [`Mapped::drop_old_flights`]. Called by `read`; by the flusher for the old ones.
+//! [`Mapped::drop_old_flights`]. Called by `read`; by the flusher for the old ones, and through
+//! `volume` by reclaim while somebody waits for memory.
 
 use foliant_device::Buffer;
 
@@ -172,5 +173,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// and it holds memory.
     pub fn drop_old_flights(&self, ticks: u32) {
         self.flights.drop_old(ticks);
+    }
+
+    /// Gives up `blocks` of read-ahead, because somebody waits for memory; how many it gave up.
+    pub fn give_up_flights(&self, blocks: u64) -> u64 {
+        self.flights.give_up(blocks)
     }
 }

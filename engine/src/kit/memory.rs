@@ -43,6 +43,10 @@ const RETRY: Duration = Duration::from_millis(10);
 pub trait Reclaimer: Send + Sync {
     /// Tries to free `blocks` blocks; returns how many it freed (maybe more, maybe 0).
     fn reclaim(&self, blocks: usize) -> usize;
+
+    /// The same with memory that was taken on speculation, and only for somebody who waits. What is
+    /// given up may come back a little later: a device can still be writing into it.
+    fn give_up_speculation(&self, blocks: usize) -> usize;
 }
 
 /// What memory is for, which decides how deep an allocation may dig.
@@ -183,9 +187,12 @@ impl Memory {
         free.or_else(|| self.try_allocate(0, purpose))
     }
 
-    /// Whether `blocks` can be taken without coming under the low watermark; reclaims what is missing,
-    /// once and without waiting. For who takes memory on speculation.
+    /// Whether `blocks` can be taken without coming under the low watermark and without anybody waiting;
+    /// reclaims what is missing, once and without waiting. For who takes memory on speculation.
     pub fn make_room(&self, blocks: usize) -> bool {
+        if self.is_waited_for() {
+            return false;
+        }
         let missing = || (self.inner.low_blocks + blocks).saturating_sub(self.free_blocks());
         let reclaimer = self.inner.reclaimer.lock().clone();
         if missing() > 0
@@ -272,6 +279,15 @@ impl Memory {
         None
     }
 
+    /// Nothing else is left: whoever bets on the future waits less than this.
+    fn end_speculation_and_take(&self, order: u8, purpose: Purpose) -> Option<Buffer> {
+        let reclaimer = self.inner.reclaimer.lock().clone()?.upgrade()?;
+        match reclaimer.give_up_speculation(RECLAIM_BATCH_BLOCKS.max(1 << order)) {
+            0 => None,
+            _ => self.take(order, purpose),
+        }
+    }
+
     /// Waits for its turn, then for memory. Only the head of a queue listens for freed memory.
     async fn wait_in_line(&self, queue: &Queue, order: u8, purpose: Purpose) -> Buffer {
         let _turn = queue.turn.lock().await;
@@ -282,7 +298,8 @@ impl Memory {
             told.as_mut().enable();
             let got = self
                 .take(order, purpose)
-                .or_else(|| self.reclaim_and_take(order, purpose, RECLAIM_ROUNDS));
+                .or_else(|| self.reclaim_and_take(order, purpose, RECLAIM_ROUNDS))
+                .or_else(|| self.end_speculation_and_take(order, purpose));
             if has_fault(Fault::ListenLate) {
                 told.set(self.inner.passed_on.notified());
             }
@@ -420,6 +437,62 @@ mod tests {
         fn reclaim(&self, _blocks: usize) -> usize {
             usize::from(self.0.lock().pop().is_some())
         }
+
+        fn give_up_speculation(&self, _blocks: usize) -> usize {
+            0
+        }
+    }
+
+    /// Has only what was taken on speculation.
+    struct Bets(Mutex<Vec<Buffer>>);
+
+    impl Reclaimer for Bets {
+        fn reclaim(&self, _blocks: usize) -> usize {
+            0
+        }
+
+        fn give_up_speculation(&self, blocks: usize) -> usize {
+            let mut bets = self.0.lock();
+            let kept = bets.len().saturating_sub(blocks);
+            bets.drain(kept..).count()
+        }
+    }
+
+    /// In the smallest budget read-ahead held a quarter of the memory and dirty folios the rest. The
+    /// pass of writeback that would have freed those waited for a folio whose writer waited for memory, and
+    /// read-ahead aged only between passes: the wait ran out, with memory full of guesses.
+    #[tokio::test(start_paused = true)]
+    async fn speculation_ends_for_who_waits_and_for_nobody_else() {
+        let memory = memory();
+        let mut bets = take_all(&memory, Purpose::Data);
+        let held = bets.split_off(bets.len() / 2);
+        let bets = Arc::new(Bets(Mutex::new(bets)));
+        let weak: Weak<Bets> = Arc::downgrade(&bets);
+        memory.set_reclaimer(weak);
+        let before = bets.0.lock().len();
+        assert!(memory.try_allocate(0, Purpose::Data).is_none());
+        assert!(!memory.make_room(1));
+        assert_eq!(bets.0.lock().len(), before, "nobody waited");
+        let start = tokio::time::Instant::now();
+        let one = memory.allocate(0, Purpose::Data).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(bets.0.lock().len(), before - RECLAIM_BATCH_BLOCKS);
+        drop((held, one));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_bets_while_somebody_waits() {
+        let memory = memory();
+        let mut held = take_all(&memory, Purpose::Data);
+        held.truncate(held.len() - 100);
+        assert!(memory.make_room(1));
+        let wait = memory.allocate(9, Purpose::Data);
+        let looks = async {
+            tokio::task::yield_now().await;
+            assert!(!memory.make_room(1));
+        };
+        _ = tokio::join!(wait, looks);
+        assert!(memory.make_room(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -133,6 +133,11 @@ impl Table {
         self.open.lock().values().cloned().collect()
     }
 
+    /// The same for who must not wait, not even for a short lock.
+    pub fn try_all(&self) -> Option<Vec<Arc<OpenObject>>> {
+        Some(self.open.try_lock()?.values().cloned().collect())
+    }
+
     /// Closes objects that nobody uses and that have nothing unwritten, beyond a fair number.
     pub fn close_idle(&self) {
         let mut open = self.open.lock();

@@ -69,6 +69,8 @@ pub struct Reclaim {
     memory: Memory,
     lru: Arc<Lru>,
     shrinkers: Shrinkers,
+    /// Those who hold memory for what may never be asked for.
+    speculators: Shrinkers,
     counters: Counters,
 }
 
@@ -80,6 +82,7 @@ impl Reclaim {
             memory,
             lru,
             shrinkers: Shrinkers::default(),
+            speculators: Shrinkers::default(),
             counters: Counters::default(),
         });
         let weak: Weak<Self> = Arc::downgrade(&reclaim);
@@ -95,6 +98,11 @@ impl Reclaim {
     /// Where other caches register.
     pub fn shrinkers(&self) -> &Shrinkers {
         &self.shrinkers
+    }
+
+    /// Where those register who hold memory on speculation: they are asked only while somebody waits.
+    pub fn speculators(&self) -> &Shrinkers {
+        &self.speculators
     }
 
     /// What was done so far.
@@ -138,6 +146,13 @@ impl Reclaim {
         freed
     }
 
+    fn ask(&self, shrinkers: &Shrinkers, blocks: usize) -> usize {
+        let part = shrinkers.shrink(blocks);
+        count(&self.counters.shrinker_examined, part.examined);
+        count(&self.counters.shrinker_freed, part.freed);
+        part.freed
+    }
+
     fn refusal_counter(&self, why: Refusal) -> &AtomicU64 {
         match why {
             Refusal::Dirty | Refusal::Writeback => &self.counters.unclean,
@@ -154,11 +169,12 @@ impl Reclaimer for Reclaim {
         count(&self.counters.calls, 1);
         let mut freed = self.evict_folios(blocks);
         if freed < blocks {
-            let part = self.shrinkers.shrink(blocks - freed);
-            count(&self.counters.shrinker_examined, part.examined);
-            count(&self.counters.shrinker_freed, part.freed);
-            freed += part.freed;
+            freed += self.ask(&self.shrinkers, blocks - freed);
         }
         freed
+    }
+
+    fn give_up_speculation(&self, blocks: usize) -> usize {
+        self.ask(&self.speculators, blocks)
     }
 }

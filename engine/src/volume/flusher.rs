@@ -30,6 +30,8 @@ use crate::units::FileBlocks;
 const TICK: Duration = Duration::from_secs(1);
 /// Dirty data is written back after this many ticks without any pressure.
 const TICKS_UNTIL_OLD: u32 = 5;
+/// How often a pass looks whether somebody waits for memory.
+const UNPIN_PAUSE: Duration = Duration::from_millis(50);
 /// Read-ahead that nobody has reached after this many ticks is dropped.
 const FLIGHT_TICKS: u32 = 2;
 /// How often a sync starts again because its object was dirtied below its end meanwhile.
@@ -144,7 +146,12 @@ impl Flusher {
             quiet = if rung { TICKS_UNTIL_OLD } else { quiet + 1 };
             if quiet >= TICKS_UNTIL_OLD {
                 quiet = 0;
-                self.pass().await;
+                let passed = CancellationToken::new();
+                let pass = async {
+                    self.pass().await;
+                    passed.cancel();
+                };
+                tokio::join!(pass, self.unpin_until(&passed));
             }
             let memory = &self.table.wing().memory;
             if memory.low() || memory.is_waited_for() {
@@ -208,6 +215,15 @@ impl Flusher {
             && let Err(cause) = watched(resize::record_size(&object)).await
         {
             tracing::warn!(%cause, object = object.state().id().0, "its size is not recorded");
+        }
+    }
+
+    /// A pass may wait for a folio whose holder waits for memory that only a checkpoint frees.
+    async fn unpin_until(&self, passed: &CancellationToken) {
+        while passed.run_until_cancelled(tokio::time::sleep(UNPIN_PAUSE)).await.is_some() {
+            if self.table.wing().memory.is_waited_for() {
+                self.unpin().await;
+            }
         }
     }
 

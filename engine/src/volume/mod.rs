@@ -4,3 +4,4 @@ pub mod flusher;
 pub mod make;
 pub mod mount;
 mod reclaimer;
+mod shrinkers;

@@ -27,7 +27,6 @@ use crate::journal::Journal;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::poison::Poison;
-use crate::meta::Evicted;
 use crate::meta::Meta;
 use crate::meta::MetaOptions;
 use crate::meta::recover;
@@ -38,10 +37,9 @@ use crate::object::table::Table;
 use crate::reclaim::Reclaim;
 use crate::reclaim::pressure;
 use crate::reclaim::shrink::ReclaimStats;
-use crate::reclaim::shrinker::Shrinker;
-use crate::reclaim::shrinker::Shrunk;
 use crate::volume::flusher::Flusher;
 use crate::volume::reclaimer;
+use crate::volume::shrinkers::Reclaiming;
 
 /// An open volume: the running parts.
 #[derive(Debug)]
@@ -115,9 +113,11 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let dirty = DirtyLimits::new(memory.capacity_blocks());
     let ground = Ground::new(meta, layout, poison, dirty).await?;
     let ground = ground.with_inline(superblock.allows_inline());
-    let (wing, reclaiming) = wing(memory, device.clone(), &ground);
+    let reclaim = Reclaim::new(memory.clone());
+    let wing = wing(memory, device.clone(), &ground, &reclaim);
     let table = Arc::new(Table::new(ground, wing));
-    let tasks = Tasks::start(&table, &journal, reclaiming.reclaim.clone());
+    let reclaiming = Reclaiming::new(reclaim, table.clone());
+    let tasks = Tasks::start(&table, &journal, reclaiming.reclaim());
     let discards = (options.discards && device.geometry().discard).then(|| device.clone());
     let flusher = Flusher::new(table.clone(), tasks.tracker.clone(), discards);
     let running = flusher.clone().run(tasks.stop.clone());
@@ -166,41 +166,12 @@ async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock>
     Ok(superblock)
 }
 
-/// The metadata cache as a member of reclaim.
-struct MetaShrinker(Meta);
-
-impl Shrinker for MetaShrinker {
-    fn shrink(&self, blocks: usize) -> Shrunk {
-        let Evicted { examined, freed } = self.0.evict(blocks);
-        Shrunk { examined, freed }
-    }
-}
-
-fn wing(memory: Memory, device: Device, ground: &Ground) -> (Wing, Reclaiming) {
+fn wing(memory: Memory, device: Device, ground: &Ground, reclaim: &Reclaim) -> Wing {
     let dirty = ground.dirty.clone();
-    let reclaim = Reclaim::new(memory.clone());
-    let shrinker: Arc<dyn Shrinker> = Arc::new(MetaShrinker(ground.meta.clone()));
-    reclaim.shrinkers().register(Arc::downgrade(&shrinker));
     let transport = DeviceTransport::new(device);
     let residents = reclaim.residents();
     let images = Arc::new(Semaphore::new(Wing::images_max(&memory)));
-    (
-        Wing { memory, dirty, residents, transport, images },
-        Reclaiming { reclaim, _shrinker: shrinker },
-    )
-}
-
-/// Reclaim and what takes part in it; both are held weakly elsewhere.
-#[derive(Clone)]
-struct Reclaiming {
-    reclaim: Arc<Reclaim>,
-    _shrinker: Arc<dyn Shrinker>,
-}
-
-impl std::fmt::Debug for Reclaiming {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.reclaim.stats())
-    }
+    Wing { memory, dirty, residents, transport, images }
 }
 
 impl Tasks {
@@ -265,7 +236,7 @@ impl Volume {
 
     /// What reclaim did since open.
     pub fn reclaim_stats(&self) -> ReclaimStats {
-        self.reclaiming.reclaim.stats()
+        self.reclaiming.stats()
     }
 
     /// Writes everything back, checkpoints, stops the loops and closes the device.
