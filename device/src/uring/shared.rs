@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use tokio::sync::Notify;
 
 use crate::uring::meters::Meters;
@@ -69,7 +70,22 @@ impl Shared {
 
     /// Hands everything that may go to the kernel, and takes in what came back.
     pub(super) fn turn(&self, starved_turns: u32, harvest: &mut Harvest) -> Turn {
-        let mut guard = self.ring.lock();
+        self.turn_with(self.ring.lock(), starved_turns, harvest)
+    }
+
+    /// A turn for all, unless somebody else is at the ring.
+    pub(super) fn enter_if_free(&self) {
+        if let Some(guard) = self.ring.try_lock() {
+            self.turn_with(guard, 0, &mut Harvest::default());
+        }
+    }
+
+    fn turn_with(
+        &self,
+        mut guard: MutexGuard<'_, Option<Ring>>,
+        starved_turns: u32,
+        harvest: &mut Harvest,
+    ) -> Turn {
         let Some(ring) = guard.as_mut() else { return Turn { moved: false, starved: false } };
         self.queued.store(false, Ordering::Relaxed);
         let mut slots = self.slots.lock();
