@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::geometry::BLOCK_SIZE;
+use crate::sim::cut::Cut;
 use crate::sim::device::SimDevice;
 use crate::sim::image;
 use crate::sim::options::SimOptions;
@@ -25,6 +26,24 @@ impl SimDisk {
     /// A zeroed disk of `blocks` blocks; costs nothing until it is written to.
     pub fn new(blocks: u64, options: SimOptions) -> Self {
         Self { platter: Arc::new(Platter::new(blocks, options)) }
+    }
+
+    /// A disk of its own as `cut` could have left it: the writes survived whose bit is set, the oldest
+    /// being bit 0.
+    ///
+    /// # Panics
+    /// With more than 64 writes in the cut.
+    pub fn after(cut: &Cut, survivors: u64) -> Self {
+        let image = cut.survived(survivors);
+        Self { platter: Arc::new(Platter::with_image(cut.blocks, cut.options.clone(), image)) }
+    }
+
+    /// What the last cut could have left, if [`SimOptions::keeps_cuts`] is set and there was one.
+    pub fn last_cut(&self) -> Option<Cut> {
+        self.platter.with(|state| {
+            let image = state.last_cut.clone()?;
+            Some(Cut::new(image, state.blocks, state.options.clone()))
+        })
     }
 
     /// Plugs the disk in. The device answers until the next power cut, and then `Gone` for ever.

@@ -54,7 +54,7 @@ pub(super) fn page(bytes: &[u8]) -> Page {
     Some(page)
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Version {
     write: WriteId,
     /// Where the block lies in its write, for a write that is torn in the middle.
@@ -63,7 +63,7 @@ struct Version {
 }
 
 /// The two contents of one disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Image {
     durable: BTreeMap<u64, Arc<[u8; BLOCK_SIZE]>>,
     cached: BTreeMap<u64, Vec<Version>>,
@@ -143,6 +143,22 @@ impl Image {
                 set(&mut self.durable, block, page);
             }
         }
+    }
+
+    /// What a cut leaves of which exactly these writes survive whole.
+    pub(super) fn survived(&self, survivors: impl Fn(WriteId) -> bool) -> Self {
+        let mut durable = self.durable.clone();
+        for (&block, versions) in &self.cached {
+            for version in versions.iter().filter(|version| survivors(version.write)) {
+                set(&mut durable, block, version.page.clone());
+            }
+        }
+        Self { durable, ..Self::default() }
+    }
+
+    /// The writes that a cut could undo, oldest first.
+    pub(super) fn undoable(&self) -> Vec<WriteId> {
+        self.extents.keys().copied().collect()
     }
 
     /// Tears a change as a cut would, against what is visible now.
@@ -283,6 +299,24 @@ mod tests {
         image.stabilize(1);
         assert_eq!((both(&image, 5), both(&image, 6)), ((2, 2), (1, 1)));
         assert_eq!(image.unstable_writes(), 0);
+    }
+
+    #[test]
+    fn each_subset_of_what_a_cut_could_undo_can_be_asked_for() {
+        let mut image = Image::default();
+        image.apply(1, 5, &Change::Pages(vec![full_of(1), full_of(1)]));
+        image.stabilize(1);
+        image.apply(2, 5, &Change::Pages(vec![full_of(2)]));
+        image.apply(3, 5, &Change::Pages(vec![full_of(3), full_of(3)]));
+        assert_eq!(image.undoable(), [2, 3]);
+        let found = |survivors: &[WriteId]| {
+            let left = image.survived(|write| survivors.contains(&write));
+            (both(&left, 5), both(&left, 6))
+        };
+        assert_eq!(found(&[]), ((1, 1), (1, 1)));
+        assert_eq!(found(&[2]), ((2, 2), (1, 1)));
+        assert_eq!(found(&[3]), ((3, 3), (3, 3)));
+        assert_eq!(found(&[2, 3]), ((3, 3), (3, 3)));
     }
 
     #[test]

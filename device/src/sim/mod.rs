@@ -12,10 +12,12 @@
 //! | `platter` | requests between their start and their end, on virtual time |
 //! | `request` | one request and how it stands |
 //! | `image` | what is there, what is only cached, and what a cut leaves of it |
+//! | `cut` | all that a cut could have left of it, to be tried one by one |
 //! | `plan` | which request meets which fault |
 //! | `trace` | requests in the order of their starts and ends |
 //! | `rng` | the seeded generator |
 
+mod cut;
 mod device;
 mod disk;
 mod image;
@@ -26,6 +28,7 @@ mod request;
 mod rng;
 mod trace;
 
+pub use cut::Cut;
 pub use device::SimDevice;
 pub use disk::SimDisk;
 pub use options::SimOptions;

@@ -18,6 +18,8 @@ pub struct SimOptions {
     pub write_zeroes: bool,
     /// Flushes are acknowledged and do nothing: a test that passes with this tests nothing.
     pub flush_lies: bool,
+    /// The disk keeps what a cut could have left, see [`super::SimDisk::last_cut`].
+    pub keeps_cuts: bool,
     /// How many requests [`super::SimDisk::trace`] remembers.
     pub trace_records_max: usize,
 }
@@ -31,6 +33,7 @@ impl Default for SimOptions {
             discard: true,
             write_zeroes: true,
             flush_lies: false,
+            keeps_cuts: false,
             trace_records_max: 4096,
         }
     }

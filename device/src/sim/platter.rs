@@ -53,6 +53,12 @@ impl Platter {
         Self { state: Mutex::new(State::new(blocks, options)), changed: Notify::new() }
     }
 
+    /// The same with a content.
+    pub(super) fn with_image(blocks: u64, options: SimOptions, image: Image) -> Self {
+        let state = State { image, ..State::new(blocks, options) };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
     /// Runs `work` on the state of now. Memory that it lets go is freed after the lock, because
     /// that wakes whoever waits for memory.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -80,6 +86,8 @@ pub(super) struct State {
     /// Requests that broke the caller's side of the treaty: started while one that overlaps was in
     /// flight, and at least one of the two changes something.
     pub(super) overlaps: u64,
+    /// The disk as the last cut found it, with all that was on its way, if it is asked to keep that.
+    pub(super) last_cut: Option<Image>,
     /// The power goes at the request with this number.
     pub(super) crash_at: Option<u64>,
     powered: bool,
@@ -106,6 +114,7 @@ impl State {
             plan: Plan::default(),
             requests: 0,
             overlaps: 0,
+            last_cut: None,
             crash_at: None,
             powered: true,
             life: 0,
@@ -288,6 +297,9 @@ impl State {
             if !self.pending[&id].took_effect {
                 self.take_effect_in_part(id);
             }
+        }
+        if self.options.keeps_cuts {
+            self.last_cut = Some(self.image.clone());
         }
         self.image.cut(&mut self.rng);
         for id in unfinished {

@@ -48,7 +48,7 @@ const MIXED: usize = 2;
 const BYTES_MAX: u64 = 160 * 1024;
 
 /// What a logged object may be: its content after each commit that is not known to be durable yet.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Commits {
     /// `states[0]` is durable for sure; each later one is one commit further.
     states: Vec<[Vec<u8>; LOGGED]>,
@@ -132,6 +132,7 @@ impl Loose {
     }
 }
 
+#[derive(Clone)]
 struct Run {
     rng: Rng,
     disk: SimDisk,
@@ -171,7 +172,8 @@ fn slow_part(seed: u64, disk: &SimDisk) {
 impl Run {
     async fn new(seed: u64) -> Self {
         let blocks = if seed.is_multiple_of(2) { DEVICE_BLOCKS } else { DEVICE_BLOCKS_TIGHT };
-        let disk = SimDisk::new(blocks, SimOptions { seed, ..SimOptions::default() });
+        let options = SimOptions { seed, keeps_cuts: true, ..SimOptions::default() };
+        let disk = SimDisk::new(blocks, options);
         format(&disk).await;
         let engine = open(&disk).await.expect("a fresh volume opens");
         for i in 0..LOGGED {
@@ -187,8 +189,7 @@ impl Run {
         Self { rng: Rng::new(seed ^ 0x5EED), disk, commits, loose, acknowledged: 0, direct: false }
     }
 
-    /// Runs operations until the disk is gone or enough were done.
-    async fn work(&mut self, engine: &Engine) -> Result<()> {
+    async fn handles(&self, engine: &Engine) -> Result<Handles> {
         let mut handles = Handles { logged: Vec::new(), loose: Vec::new() };
         for i in 0..LOGGED {
             handles.logged.push(engine.object(logged_name(i)).await?);
@@ -196,6 +197,12 @@ impl Run {
         for i in 0..PLAIN + MIXED {
             handles.loose.push(engine.object(loose_name(i)).await?);
         }
+        Ok(handles)
+    }
+
+    /// Runs operations until the disk is gone or enough were done.
+    async fn work(&mut self, engine: &Engine) -> Result<()> {
+        let handles = self.handles(engine).await?;
         for _ in 0..self.rng.below(80) + 5 {
             match self.rng.below(12) {
                 0..=2 => self.commit(engine, &handles, false).await?,
@@ -209,6 +216,28 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Much at once, and a cut while it is on its way home.
+    async fn burst(&mut self, engine: &Engine) -> Result<()> {
+        let handles = self.handles(engine).await?;
+        for _ in 0..self.rng.below(24) + 6 {
+            match self.rng.below(4) {
+                0 => self.commit(engine, &handles, true).await?,
+                _ => self.change(engine, &handles.loose).await?,
+            }
+        }
+        let after = self.rng.below(40) + 1;
+        self.disk.crash_after_requests(after);
+        let syncs = handles.loose.iter().map(Object::sync);
+        let outcomes = futures_util::future::join_all(syncs).await;
+        for (model, outcome) in self.loose.iter_mut().zip(outcomes) {
+            if outcome.is_ok() {
+                model.synced();
+            }
+        }
+        drop(handles);
+        engine.clone().close().await
     }
 
     /// One transaction; a tiny one changes a few bytes, and nobody waits for it.
@@ -439,5 +468,32 @@ fn crash_run(seed: u64, direct: bool) -> u64 {
             engine.close().await.expect("close");
         }
         run.acknowledged
+    })
+}
+
+/// Writes that a cut may leave in any subset, at most: 2^12 disks are opened.
+const UNDOABLE_MAX: usize = 12;
+
+/// One run that ends in a cut, and then every disk that this cut could have left. The answer is how many
+/// writes it could undo and how many disks were opened; none when there would have been too many.
+pub fn every_outcome(seed: u64) -> (usize, u64) {
+    simulate(async {
+        let mut run = Run::new(seed).await;
+        let engine = open(&run.disk).await.expect("a fresh volume opens");
+        if let Err(cause) = run.burst(&engine).await {
+            assert!(!run.disk.is_powered(), "refused with the power on: {cause}");
+        }
+        run.disk.power_cut();
+        drop(engine);
+        let cut = run.disk.last_cut().expect("the disk keeps its cuts");
+        if cut.writes() > UNDOABLE_MAX {
+            return (cut.writes(), 0);
+        }
+        for survivors in 0..1_u64 << cut.writes() {
+            let mut run = Run { disk: SimDisk::after(&cut, survivors), ..run.clone() };
+            let engine = open(&run.disk).await.expect("a cut volume opens");
+            run.check(&engine).await;
+        }
+        (cut.writes(), 1 << cut.writes())
     })
 }
