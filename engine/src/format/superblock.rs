@@ -227,14 +227,20 @@ fn check_version(image: &[u8]) -> Result<()> {
 #[cfg(feature = "testing")]
 pub fn make_older(image: &mut [u8]) {
     image[48..56].fill(0);
-    let crc = sum(image);
-    image[8..12].copy_from_slice(&crc.to_le_bytes());
+    make_sound(image);
 }
 
 /// Rewrites the version in `image` to the next one, for tests of refusal.
 #[cfg(feature = "testing")]
 pub fn make_newer(image: &mut [u8]) {
     image[12..16].copy_from_slice(&(VERSION + 1).to_le_bytes());
+    make_sound(image);
+}
+
+/// Puts magic and checksum of `image` right, for tests.
+#[cfg(feature = "testing")]
+pub fn make_sound(image: &mut [u8]) {
+    image[0..8].copy_from_slice(&MAGIC);
     let crc = sum(image);
     image[8..12].copy_from_slice(&crc.to_le_bytes());
 }

@@ -93,10 +93,7 @@ pub async fn recover(
 ) -> Result<Recovered> {
     let slot = slots::read(device, memory, volume).await?;
     let ring = Ring::new(layout.journal);
-    if slot.tail.0 % BLOCK != 0 {
-        let why = format!("impossible tail {}", slot.tail);
-        return Err(Error::corrupt("journal header", layout.journal.start, why));
-    }
+    check_slot(&slot, layout)?;
     let mut scan = Scan::new(device, memory, ring, volume, slot);
     let images_max = memory.capacity_blocks() / 2;
     let mut replay =
@@ -127,6 +124,23 @@ pub async fn recover(
     tracing::info!(groups, transactions, bytes, blocks_home, stopped = scan.stopped, "recovered");
     let stopped = scan.stopped;
     Ok(Recovered { slot: next, groups, transactions, bytes, blocks_home, stopped })
+}
+
+/// No log has written so much, or was opened so often: all arithmetic on the fields of a header stays
+/// below 2^63.
+const COUNTER_MAX: u64 = 1 << 62;
+
+/// Errors: `Corrupt` for what no log can have come to.
+fn check_slot(slot: &Slot, layout: &Layout) -> Result<()> {
+    let counters = [slot.sequence, slot.epoch, slot.tail.0, slot.next_group];
+    if slot.tail.0.is_multiple_of(BLOCK) && counters.iter().all(|&counter| counter < COUNTER_MAX) {
+        return Ok(());
+    }
+    let why = format!(
+        "impossible tail {}, epoch {}, group {} or sequence {}",
+        slot.tail, slot.epoch, slot.next_group, slot.sequence
+    );
+    Err(Error::corrupt("journal header", layout.journal.start, why))
 }
 
 impl Replay<'_> {

@@ -5,6 +5,8 @@
 use crate::format::layout::SUPERBLOCKS;
 use crate::format::superblock;
 
+pub mod fuzz;
+
 pub use crate::kit::canary::Canary;
 pub use crate::kit::canary::break_on_purpose;
 pub use crate::kit::stop;
