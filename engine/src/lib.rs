@@ -45,6 +45,7 @@ pub mod units;
 mod volume;
 
 pub use api::Commit;
+pub use api::Damage;
 pub use api::DirectBuffer;
 pub use api::Engine;
 pub use api::ExtentInfo;
@@ -53,6 +54,8 @@ pub use api::FormatOptions;
 pub use api::Object;
 pub use api::OpenOptions;
 pub use api::RecoveryReport;
+pub use api::Scrub;
+pub use api::ScrubReport;
 pub use api::Stats;
 pub use api::Transaction;
 pub use error::Error;

@@ -5,6 +5,7 @@ mod engine;
 mod handle;
 mod object;
 mod options;
+mod scrub;
 mod stats;
 mod transaction;
 
@@ -15,6 +16,9 @@ pub use object::ExtentState;
 pub use object::Object;
 pub use options::FormatOptions;
 pub use options::OpenOptions;
+pub use scrub::Damage;
+pub use scrub::Scrub;
+pub use scrub::ScrubReport;
 pub use stats::RecoveryReport;
 pub use stats::Stats;
 pub use transaction::Commit;

@@ -292,6 +292,11 @@ impl Folio {
         ended.doubled
     }
 
+    /// Whether the newest bytes of a block are in the journal and not home.
+    pub fn is_journaled(&self, block: usize) -> bool {
+        self.content.read().state.journal_mark(block).is_some()
+    }
+
     /// The record up to `lsn` of `block` (in the folio) is home. A newer mark stays.
     pub fn clear_journal(&self, block: usize, lsn: Lsn) {
         self.content.write().state.clear_journal(block, lsn);

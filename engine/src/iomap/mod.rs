@@ -10,6 +10,7 @@
 //! | [`write`], [`guard`] | pieces applied whole or not at all |
 //! | [`eof`] | the one owner of the end-of-object rule |
 //! | [`zero`] | zeroing, and taking blocks out of the cache |
+//! | [`scrub`] | stored blocks against their checksums |
 //! | [`seek`] | data, holes, extents: what lies where, with what the cache holds |
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
@@ -41,6 +42,7 @@ pub mod read;
 pub mod read_direct;
 mod retry;
 pub mod run;
+pub mod scrub;
 pub mod seek;
 pub mod share;
 pub mod write;
