@@ -1,7 +1,7 @@
 //! Inputs that fuzzing found worth keeping, and everything of theirs cut short, run as ordinary tests:
 //! whatever bytes are found on a device, there is an answer and no panic.
 //!
-//! The corpus lies in `fuzz/corpus`, a folder for each target; `fuzz/README.md` says how to search on.
+//! The corpus lies in `engine/fuzz/corpus`, a folder for each target; `engine/fuzz/README.md` says how to search on.
 
 #![allow(clippy::unwrap_used)] // In helpers of tests as in tests: a failed unwrap is the failed test.
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use foliant::testing::fuzz;
 
 fn run(target: &str, entry: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut count = 0;
     for file in std::fs::read_dir(&folder).unwrap() {
         let path = file.unwrap().path();

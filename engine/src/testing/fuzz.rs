@@ -4,7 +4,7 @@
 //! right where the fuzzer could not guess them. The same functions run over the kept corpus in the
 //! ordinary tests.
 //!
-//! Does not search: `fuzz/` and its driver do. Called by the fuzz targets and by `tests/the_corpus`.
+//! Does not search: `engine/fuzz/` and its driver do. Called by the fuzz targets and by `tests/the_corpus`.
 
 use std::sync::OnceLock;
 
