@@ -6,6 +6,7 @@
 //! ordered by their commits, and the later one wins. Called by users.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,16 +22,21 @@ use crate::object::journaled;
 use crate::object::journaled::LoggedPart;
 use crate::object::journaled::Patch;
 use crate::object::open::OpenObject;
+use crate::object::open::Wing;
 use crate::units::BLOCK;
 use crate::units::Lsn;
 use crate::units::ObjectId;
 
-/// Log bytes that a patch costs besides its content: its share of the record's header, the block's
-/// checksum, and the metadata that follows.
-const PATCH_COST: u64 = 64;
-/// Log bytes that the first patch of a block costs: a block may have to be logged whole, with its
-/// new mapping.
-const BLOCK_COST: u64 = 512;
+/// Log bytes that a patch costs besides its content at most: the header of a range, and equal bytes
+/// between it and its neighbour that are cheaper to log than to leave out.
+const PATCH_COST: u64 = 24;
+/// Log bytes that the first patch of a block costs besides at most: the header of its record, and its checksum
+/// with a header of its own. Not the block: if it cannot be logged whole, it is stored first.
+const BLOCK_COST: u64 = 64;
+/// Log bytes that an object costs besides at most: its size, and the blocks of two old ends.
+const OBJECT_COST: u64 = 64 + 2 * BLOCK_COST;
+/// Log bytes in front of all.
+const HEADER_COST: u64 = 64;
 
 /// Changes that become visible and durable together. Dropping it forgets them.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub struct Transaction {
     engine: Arc<Inner>,
     parts: BTreeMap<ObjectId, Part>,
     log_bytes: u64,
+    /// Blocks that are written.
+    blocks: u64,
 }
 
 #[derive(Debug)]
@@ -49,13 +57,15 @@ struct Part {
 
 impl Transaction {
     pub(super) fn new(engine: Arc<Inner>) -> Self {
-        Self { engine, parts: BTreeMap::new(), log_bytes: 0 }
+        Self { engine, parts: BTreeMap::new(), log_bytes: 0, blocks: 0 }
     }
 
     /// Adds a write of `src` at `offset`; the object grows if need be.
     ///
     /// Errors: `InvalidInput` (range, or an object of another engine), `TooLarge` when the transaction
-    /// would not fit the journal: the write is not added, the rest can still be committed.
+    /// would not fit the journal ([`Transaction::log_bytes_max`]) or the memory
+    /// ([`Transaction::blocks_max`]): the write is not added, the rest can still be committed. What was
+    /// accepted here fails no more for its size.
     pub fn write_at(&mut self, object: &Object, offset: u64, src: &[u8]) -> Result<()> {
         let range = checked_range(offset, src.len())?;
         if !Arc::ptr_eq(object.engine(), &self.engine) {
@@ -65,14 +75,9 @@ impl Transaction {
             return Ok(());
         }
         let id = object.opened().state().id();
-        let cost = self.cost(id, range.start / BLOCK..range.end.div_ceil(BLOCK), src.len());
-        if self.log_bytes + cost > self.log_bytes_max() {
-            let most = self.log_bytes_max();
-            let why =
-                format!("the transaction needs more than the {most} bytes that the log takes");
-            return Err(Error::new(ErrorKind::TooLarge, why));
-        }
-        self.log_bytes += cost;
+        let blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
+        let (cost, fresh) = self.cost(id, blocks, src.len());
+        self.charge(cost, fresh, !self.parts.contains_key(&id))?;
         let part = self.parts.entry(id).or_insert_with(|| Part {
             object: object.opened().clone(),
             patches: BTreeMap::new(),
@@ -91,11 +96,35 @@ impl Transaction {
         Ok(())
     }
 
-    fn cost(&self, id: ObjectId, blocks: std::ops::Range<u64>, len: usize) -> u64 {
+    /// Log bytes of a write at most, and how many of its blocks the transaction does not touch yet.
+    fn cost(&self, id: ObjectId, blocks: Range<u64>, len: usize) -> (u64, u64) {
         let known = self.parts.get(&id);
         let fresh = |b: &u64| known.is_none_or(|part| !part.patches.contains_key(b));
         let count = blocks.end - blocks.start;
-        len as u64 + count * PATCH_COST + blocks.filter(fresh).count() as u64 * BLOCK_COST
+        let fresh = blocks.filter(fresh).count() as u64;
+        let object = if known.is_none() { OBJECT_COST } else { 0 };
+        (len as u64 + count * PATCH_COST + fresh * BLOCK_COST + object, fresh)
+    }
+
+    /// Counts what is to be added. Errors: `TooLarge`, and nothing is counted.
+    fn charge(&mut self, log_bytes: u64, blocks: u64, object: bool) -> Result<()> {
+        let log = (self.log_bytes + log_bytes, self.log_bytes_max());
+        if log.0 > log.1 {
+            let most = log.1;
+            let why =
+                format!("the transaction needs more than the {most} bytes that the log takes");
+            return Err(Error::new(ErrorKind::TooLarge, why));
+        }
+        let objects = self.parts.len() + usize::from(object);
+        let images = journaled::images((self.blocks + blocks) as usize, objects);
+        let most = self.blocks_max();
+        if images as u64 > most {
+            let why =
+                format!("the transaction holds more than the {most} blocks that memory takes");
+            return Err(Error::new(ErrorKind::TooLarge, why));
+        }
+        (self.log_bytes, self.blocks) = (log.0, self.blocks + blocks);
+        Ok(())
     }
 
     /// Reads through the transaction's own writes; short only at the end of the object.
@@ -123,30 +152,54 @@ impl Transaction {
 
     /// The most that [`Transaction::log_bytes`] may be.
     pub fn log_bytes_max(&self) -> u64 {
-        self.engine.volume.table.ground().meta.payload_max() / 2
+        self.engine.volume.table.ground().meta.payload_max() - HEADER_COST
+    }
+
+    /// Blocks of 4096 bytes of which the commit will hold images at most: those that are written, and two
+    /// more for each object.
+    pub fn blocks(&self) -> u64 {
+        journaled::images(self.blocks as usize, self.parts.len()) as u64
+    }
+
+    /// The most that [`Transaction::blocks`] may be: an eighth of the memory.
+    pub fn blocks_max(&self) -> u64 {
+        Wing::images_max(&self.engine.volume.table.wing().memory) as u64
     }
 
     /// Makes the changes visible, in the order of commits; the handle waits for durability.
     ///
-    /// Other readers see the new bytes on return, before they are durable. Errors: `NoSpace`,
-    /// `TooLarge`, `OutOfMemory`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: nothing happened.
+    /// Other readers see the new bytes on return, before they are durable. A transaction whose blocks are
+    /// not stored as they are, and that are too many to be logged whole, has them written back first.
+    /// Errors: `NoSpace`, `OutOfMemory`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: nothing happened.
     /// Dropping the future: either nothing happened, or the commit happened whole.
     pub async fn commit(self) -> Result<Commit> {
         let volume = self.engine.volume.clone();
-        let _entered = volume.enter()?;
-        let ground = volume.table.ground().clone();
+        let entered = volume.enter()?;
+        let ground = volume.table.ground();
         let part = |p: Part| LoggedPart { object: p.object, patches: p.patches, end: p.end };
-        let parts: Vec<LoggedPart> = self.parts.into_values().map(part).collect();
-        let lsn = match parts.is_empty() {
-            true => ground.meta.durable_now(),
-            false => watched(journaled::commit(&ground, volume.table.wing(), parts)).await?,
+        let mut parts: Vec<LoggedPart> = self.parts.into_values().map(part).collect();
+        if parts.is_empty() {
+            return Ok(Commit { engine: self.engine, lsn: ground.meta.durable_now() });
+        }
+        let wing = volume.table.wing();
+        let lsn = match watched(journaled::commit(ground, wing, &mut parts)).await {
+            Err(cause) if cause.kind() == ErrorKind::TooLarge => {
+                let flusher = volume.flusher.clone();
+                let work = async move {
+                    let (_entered, table) = (entered, &volume.table);
+                    let (ground, wing) = (table.ground(), table.wing());
+                    watched(journaled::commit_over_stored(ground, wing, &mut parts)).await
+                };
+                flusher.run_to_end(work).await?
+            }
+            outcome => outcome?,
         };
         Ok(Commit { engine: self.engine, lsn })
     }
 }
 
 /// Copies what `patch` of the block at byte `base` changes into `dst`, which holds the bytes `range`.
-fn overlay(dst: &mut [u8], range: std::ops::Range<u64>, base: u64, patch: &Patch) {
+fn overlay(dst: &mut [u8], range: Range<u64>, base: u64, patch: &Patch) {
     let start = base + patch.at as u64;
     let end = start + patch.bytes.len() as u64;
     let (from, to) = (start.max(range.start), end.min(range.end));

@@ -50,6 +50,7 @@ use crate::object::inline;
 use crate::object::open::OpenObject;
 use crate::object::open::Wing;
 use crate::object::records;
+use crate::object::stored;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
@@ -117,46 +118,89 @@ impl HomeMark for FolioMark {
     }
 }
 
+/// Whether the blocks of a commit were made to be stored before it, so that each is logged as a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// As they are: what is not stored is logged whole.
+    AsFound,
+    /// All of them are stored, and hold on the device what their folios hold.
+    Stored,
+}
+
 /// Commits `parts` as one transaction; returns its position. Durable when `meta.durable(lsn)`.
 ///
-/// Errors: `NoSpace`, `TooLarge`, `OutOfMemory`, `TimedOut`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: in
-/// each case nothing happened. Dropping the future: nothing happened.
-pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) -> Result<Lsn> {
-    parts.sort_by_key(|p| p.object.state().id());
-    for part in &parts {
-        part.object.state().check()?;
+/// Errors: `TooLarge` when what has to be logged whole is too much for the log: [`commit_over_stored`]
+/// takes it. `NoSpace`, `OutOfMemory`, `TimedOut`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: in each case nothing
+/// happened. Dropping the future: nothing happened.
+pub async fn commit(ground: &Ground, wing: &Wing, parts: &mut [LoggedPart]) -> Result<Lsn> {
+    let _images = admit(wing, parts).await?;
+    let _ranges = lock_parts(parts).await?;
+    commit_locked(ground, wing, parts, Base::AsFound).await
+}
+
+/// The same for transactions whose blocks cannot all be logged whole. Those that would have to be are first
+/// written back as they are, in transactions of writeback; then each is logged as the difference that the
+/// transaction makes, which is what its maker was charged for.
+///
+/// To be driven to its end by a task of the engine, as all writeback. Errors: as [`commit`]; what was
+/// plain and dirty may be stored by then, and holes may be blocks of zeroes.
+pub async fn commit_over_stored(
+    ground: &Ground,
+    wing: &Wing,
+    parts: &mut [LoggedPart],
+) -> Result<Lsn> {
+    let _images = admit(wing, parts).await?;
+    let _ranges = lock_parts(parts).await?;
+    let mut out_of_records = Vec::new();
+    for part in parts.iter() {
+        out_of_records.push(part.object.state().keep_out_of_record());
+        if !is_broken(Canary::LogWholeOnly) {
+            let touched: Vec<u64> = part.patches.keys().copied().collect();
+            stored::write_as_they_are(ground, &part.object, &touched).await?;
+        }
     }
-    let _images = admit(wing, &parts).await?;
-    let mut ranges = Vec::new();
-    for part in &mut parts {
-        ranges.push(lock_part(part).await);
-        part.object.state().check_present()?;
-    }
+    metrics::counter!("foliant_commits_over_stored_total").increment(1);
+    commit_locked(ground, wing, parts, Base::Stored).await
+}
+
+/// Commits what is locked.
+async fn commit_locked(
+    ground: &Ground,
+    wing: &Wing,
+    parts: &[LoggedPart],
+    base: Base,
+) -> Result<Lsn> {
     let blocks: usize = parts.iter().map(|p| p.patches.len()).sum();
     let reserved = ground.reserve(blocks as u64).await?;
-    let mut staged = stage(&wing.memory, &parts, blocks).await?;
+    let mut staged = stage(&wing.memory, parts, blocks).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
     for change in &mut staged.changes {
         let grip = &staged.folios[change.folio].grip;
-        place(ground, &mut txn, &mut ticket, change, grip).await?;
+        place(ground, &mut txn, &mut ticket, change, grip, base).await?;
+        txn.check_size()?;
     }
-    record_all_inline(&mut parts, &staged.changes);
-    let sizes = record_sizes(&mut txn, &mut ticket, &parts).await?;
+    let sizes = record_sizes(&mut txn, &mut ticket, parts, &staged.changes).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
     // From here on nothing waits and nothing fails: the transaction is accepted.
-    let lsn = prepared.commit_with(|lsn| note(lsn, &parts, &sizes, &staged.changes));
+    let lsn = prepared.commit_with(|lsn| note(lsn, parts, &sizes, &staged.changes));
     ticket.settle(lsn);
     drop(reserved);
-    publish(ground, &parts, staged, lsn);
+    publish(ground, parts, staged, lsn);
     Ok(lsn)
+}
+
+/// Images that a transaction over `blocks` blocks of `objects` objects holds at most: two more per object, the
+/// blocks of its old ends.
+pub fn images(blocks: usize, objects: usize) -> usize {
+    blocks + 2 * objects
 }
 
 /// The right to hold the images of the parts. Errors: `TooLarge`.
 async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<(SemaphorePermit<'a>, Held)> {
-    // Two more per part: the blocks of its old ends.
-    let blocks: usize = parts.iter().map(|p| p.patches.len() + 2).sum();
+    let blocks = parts.iter().map(|p| p.patches.values().filter(|p| !p.is_empty()).count()).sum();
+    let blocks = images(blocks, parts.len());
     let most = Wing::images_max(&wing.memory);
     if blocks > most {
         let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
@@ -167,8 +211,20 @@ async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<(SemaphorePer
     Ok((permits.expect("the semaphore is never closed"), lock_order::hold(Rank::Images)))
 }
 
-/// Locks the ranges of all that a part touches, at once. Parts come in the order of their objects,
-/// and nobody else holds ranges of two objects, so commits cannot deadlock.
+/// Locks the ranges of all parts. They come in the order of their objects, and nobody else holds ranges
+/// of two objects, so commits cannot deadlock.
+async fn lock_parts(parts: &mut [LoggedPart]) -> Result<Vec<RangeGuard>> {
+    parts.sort_by_key(|p| p.object.state().id());
+    let mut ranges = Vec::with_capacity(parts.len());
+    for part in parts {
+        part.object.state().check()?;
+        ranges.push(lock_part(part).await);
+        part.object.state().check_present()?;
+    }
+    Ok(ranges)
+}
+
+/// Locks the ranges of all that a part touches, at once.
 ///
 /// A part that grows its object locks everything from the visible end on, and takes the blocks that
 /// hold the visible and the recorded end along: bytes between the old end and the new one must read
@@ -176,6 +232,8 @@ async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<(SemaphorePer
 async fn lock_part(part: &mut LoggedPart) -> RangeGuard {
     let state = part.object.state().clone();
     loop {
+        // Ends that an earlier attempt took along.
+        part.patches.retain(|_, patches| !patches.is_empty());
         let size = state.size();
         for end in [size, state.recorded_size()] {
             if part.end > end && !end.is_multiple_of(BLOCK) && !is_broken(Canary::LeaveOldEnd) {
@@ -260,16 +318,6 @@ fn fill_image(grip: &Grip, block: u64, patches: &[Patch], after: &mut Buffer) {
     }
 }
 
-/// What goes into a record is not dirty any more, so all of it must be below the recorded size, also
-/// what plain writes put there before.
-fn record_all_inline(parts: &mut [LoggedPart], changes: &[Change]) {
-    for change in changes.iter().filter(|change| change.inline) {
-        let id = change.object.state().id();
-        let own = parts.iter_mut().filter(|part| part.object.state().id() == id);
-        own.for_each(|part| part.end = part.end.max(change.end));
-    }
-}
-
 /// Logs one block: as a delta where it lies, whole in a fresh place, or in the object's record.
 async fn place(
     ground: &Ground,
@@ -277,9 +325,12 @@ async fn place(
     ticket: &mut Ticket,
     change: &mut Change,
     grip: &Grip,
+    base: Base,
 ) -> Result<()> {
     let state = change.object.state();
-    if change.block == 0 && inline::belongs(ground, txn, state.id(), change.end).await? {
+    let as_found = base == Base::AsFound;
+    if as_found && change.block == 0 && inline::belongs(ground, txn, state.id(), change.end).await?
+    {
         (change.moved, change.inline) = (true, true);
         return inline::store(txn, ticket, state.id(), change.end, &change.after).await;
     }
@@ -289,7 +340,7 @@ async fn place(
     };
     // A delta is only right against what is stored. Unlogged dirty bytes are not stored, and behind
     // the recorded end the device may hold what nobody wrote.
-    let past_end = (change.block + 1) * BLOCK > state.recorded_size();
+    let past_end = as_found && (change.block + 1) * BLOCK > state.recorded_size();
     let unlogged = grip.is_dirty(change.block) && !is_broken(Canary::LogOverUnloggedBytes);
     let stored = home.filter(|_| !past_end && !unlogged);
     let block = (change.block - grip.span().start) as usize;
@@ -332,12 +383,17 @@ async fn record_sizes(
     txn: &mut MetaTxn,
     ticket: &mut Ticket,
     parts: &[LoggedPart],
+    changes: &[Change],
 ) -> Result<Vec<Option<u64>>> {
     let mut sizes = Vec::with_capacity(parts.len());
     for part in parts {
         let state = part.object.state();
+        // What goes into a record is not dirty any more, so all of it must be below the recorded size,
+        // also what plain writes put there before.
+        let inline = changes.iter().find(|c| c.inline && c.object.state().id() == state.id());
+        let end = inline.map_or(part.end, |change| part.end.max(change.end));
         let left_out = is_broken(Canary::LeaveSizeOut);
-        let grown = (part.end > state.recorded_size() && !left_out).then_some(part.end);
+        let grown = (end > state.recorded_size() && !left_out).then_some(end);
         if let Some(size) = grown {
             records::set_size(txn, ticket, state.id(), size).await?;
         }

@@ -8,6 +8,7 @@
 //! | [`provider`] | where bytes lie: mapping, placement, remap |
 //! | [`inline`] | small objects in their record |
 //! | [`journaled`] | logged writes: the put-folio hook that attaches data to a transaction |
+//! | [`stored`] | blocks written back as they are, so that a large commit can log differences |
 //! | [`resize`] | truncate, punch, preallocate |
 //! | [`open`], [`table`] | an open object, and all of them |
 
@@ -20,6 +21,7 @@ pub mod provider;
 pub mod records;
 pub mod resize;
 pub mod state;
+pub mod stored;
 pub mod table;
 
 #[cfg(test)]
