@@ -7,6 +7,7 @@ mod object;
 mod options;
 mod stats;
 mod transaction;
+mod work;
 
 pub use direct::DirectBuffer;
 pub use engine::Engine;
@@ -18,4 +19,5 @@ pub use options::OpenOptions;
 pub use stats::RecoveryReport;
 pub use stats::Stats;
 pub use transaction::Commit;
+pub use transaction::Durability;
 pub use transaction::Transaction;

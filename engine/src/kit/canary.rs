@@ -38,6 +38,10 @@ pub enum Canary {
     LogWholeOnly,
     /// A large commit takes for zero what the device holds behind the recorded end.
     TrustStoredEnd,
+    /// A transaction that cuts an object does not keep its writeback still.
+    CutBesideWriteback,
+    /// A transaction that cuts an object leaves its size as it is.
+    LeaveCutSize,
     /// A punch does not keep writeback still.
     PunchBesideWriteback,
     /// Replay goes on behind what is no group, block by block, and takes what looks like one.

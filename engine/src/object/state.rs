@@ -33,6 +33,8 @@ pub struct ObjectState {
     inline: AtomicBool,
     /// A commit is about to log block 0 as a difference to what is stored on the device.
     out_of_record: AtomicBool,
+    /// A transaction makes the object and is not committed.
+    pending: AtomicBool,
     removed: AtomicBool,
     /// The first failed writeback. It stays: a later sync must not turn a lost write into success.
     failed: OnceLock<Error>,
@@ -52,6 +54,7 @@ impl ObjectState {
             last_lsn: AtomicU64::new(0),
             inline: AtomicBool::new(false),
             out_of_record: AtomicBool::new(false),
+            pending: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             failed: OnceLock::new(),
             cookies: Cookies::new(),
@@ -129,6 +132,16 @@ impl ObjectState {
     /// The newest transaction that touched the object.
     pub fn last_lsn(&self) -> Lsn {
         Lsn(self.last_lsn.load(Ordering::Acquire))
+    }
+
+    /// Notes whether the object is still to be made by a transaction.
+    pub fn set_pending(&self, pending: bool) {
+        self.pending.store(pending, Ordering::Release);
+    }
+
+    /// Whether the object is still to be made by a transaction.
+    pub fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
     }
 
     /// Marks the object removed: later operations fail.
