@@ -7,12 +7,20 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::time::Duration;
 
 use foliant::Durability;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
 use foliant::Transaction;
+use foliant::testing::Canary;
+
+use foliant::testing::break_on_purpose;
+use foliant::testing::stop;
+use foliant::testing::stop::Stop;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
@@ -289,5 +297,82 @@ fn a_made_object_is_nobodys_before_the_commit_and_its_own_behind_it() {
         transaction.commit().await.unwrap();
         assert_eq!(refused(made.write_at(0, b"x").await), ErrorKind::Closed);
         assert_eq!(read_all(&engine.object("made").await.unwrap()).await, b"new");
+    });
+}
+
+/// A batch is on the device and not mapped when a transaction cuts the object at a whole block: the batch
+/// must not map blocks behind the new end, nor record the old size.
+fn cut_beside_a_batch() {
+    support::simulate(async {
+        let (disk, engine) = volume(1).await;
+        let object = engine.create("object").await.unwrap();
+        let bytes = support::bytes(&mut Rng::new(1), 30 * BLOCK);
+        object.write_at(0, &bytes[..20 * BLOCK]).await.unwrap();
+        object.sync().await.unwrap();
+        object.write_at(10 * BLOCK as u64, &bytes[10 * BLOCK..]).await.unwrap();
+        let before = stop::hits(Stop::BeforeCompletion);
+        stop::close(Stop::BeforeCompletion, true);
+        let syncing = tokio::spawn({
+            let object = object.clone();
+            async move { object.sync().await }
+        });
+        while stop::hits(Stop::BeforeCompletion) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut transaction = engine.transaction();
+        transaction.truncate(&object, 5 * BLOCK as u64).unwrap();
+        let committing = tokio::spawn(transaction.commit_with(Durability::Durable));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop::close(Stop::BeforeCompletion, false);
+        committing.await.unwrap().unwrap();
+        syncing.await.unwrap().unwrap();
+        let expected: Names = [("object".into(), bytes[..5 * BLOCK].to_vec())].into();
+        check(&engine, &expected, "behind the commit").await;
+        disk.power_cut();
+        let engine = support::open(&disk).await.unwrap();
+        check(&engine, &expected, "behind the cut").await;
+    });
+}
+
+#[test]
+fn a_cut_waits_for_the_batch_that_is_on_its_way() {
+    cut_beside_a_batch();
+}
+
+#[test]
+fn a_cut_that_does_not_wait_is_noticed() {
+    break_on_purpose(Some(Canary::CutBesideWriteback));
+    let outcome = catch_unwind(AssertUnwindSafe(cut_beside_a_batch));
+    break_on_purpose(None);
+    stop::close(Stop::BeforeCompletion, false);
+    assert!(outcome.is_err());
+}
+
+/// Transactions that touch the same two objects in either order, with cuts, end and leave one order.
+#[test]
+fn transactions_over_the_same_objects_end_in_some_order() {
+    support::for_seeds(0..10, |seed| {
+        support::simulate(async {
+            let (_disk, engine) = volume(seed).await;
+            let objects = [engine.create("a").await.unwrap(), engine.create("b").await.unwrap()];
+            let mut tasks = Vec::new();
+            for n in 0..12_u8 {
+                let (first, second) = (usize::from(n % 2), usize::from(1 - n % 2));
+                let mut transaction = engine.transaction();
+                for which in [first, second] {
+                    transaction.truncate(&objects[which], 0).unwrap();
+                    let bytes = vec![n + 1; 3_000 * (usize::from(n % 3) + 1)];
+                    transaction.write_at(&objects[which], 0, &bytes).unwrap();
+                }
+                tasks.push(tokio::spawn(transaction.commit_with(Durability::Durable)));
+            }
+            for task in tasks {
+                let limit = Duration::from_secs(60);
+                let done = tokio::time::timeout(limit, task).await;
+                done.expect("two commits wait for each other").unwrap().unwrap();
+            }
+            let (a, b) = (read_all(&objects[0]).await, read_all(&objects[1]).await);
+            assert!(a == b && a.iter().all(|&byte| byte == a[0]), "two commits are mixed");
+        });
     });
 }
