@@ -47,6 +47,7 @@ mod volume;
 pub use api::Commit;
 pub use api::Damage;
 pub use api::DirectBuffer;
+pub use api::Durability;
 pub use api::Engine;
 pub use api::ExtentInfo;
 pub use api::ExtentState;

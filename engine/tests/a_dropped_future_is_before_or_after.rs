@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use foliant::Engine;
 use foliant::Object;
+use foliant::testing::Canary;
+use foliant::testing::break_on_purpose;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
@@ -360,6 +362,112 @@ async fn one_of_names(volume: &mut Volume, which: u32, at: Cut) -> bool {
         volume.goes_on(&object).await;
     }
     done.is_some()
+}
+
+/// What a transaction over names and sizes may leave, by name.
+type Names = std::collections::BTreeMap<String, Vec<u8>>;
+
+/// The volume as it is before the transaction: two stored objects, one of them with blocks that are dirty.
+async fn before_the_transaction(volume: &mut Volume) -> Names {
+    for name in volume.engine.list("", 10).await.unwrap() {
+        bounded("remove", volume.engine.remove(name)).await.unwrap();
+    }
+    let mut names = Names::new();
+    for name in ["cut", "old"] {
+        let mut bytes = volume.bytes(LEN);
+        let object = volume.engine.create(name).await.unwrap();
+        object.write_at(0, &bytes).await.unwrap();
+        object.sync().await.unwrap();
+        // More than the log takes whole.
+        for block in 0..40 {
+            object.write_at((block * BLOCK) as u64, &[9]).await.unwrap();
+            bytes[block * BLOCK] = 9;
+        }
+        names.insert(name.into(), bytes);
+    }
+    names
+}
+
+/// Cuts, zeroes and writes one object, removes another, makes a third and gives it another name; `large`:
+/// so much that the blocks must be stored first.
+async fn change_names_and_sizes(engine: Engine, large: bool) -> foliant::Result<()> {
+    let cut = engine.object("cut").await?;
+    let mut transaction = engine.transaction();
+    transaction.truncate(&cut, 30 * BLOCK as u64 + 77)?;
+    transaction.zero(&cut, 5_000..9_000)?;
+    for block in 0..if large { 30 } else { 2 } {
+        transaction.write_at(&cut, block * BLOCK as u64 + 9, &[7; 5])?;
+        let old = engine.object("old").await?;
+        transaction.write_at(&old, block * BLOCK as u64 + 9, &[7; 5])?;
+    }
+    transaction.remove("old")?;
+    let made = transaction.create("made")?;
+    transaction.write_at(&made, 100, &[3; 5_000])?;
+    transaction.rename("made", "new")?;
+    transaction.commit().await?.durable().await
+}
+
+async fn one_transaction(volume: &mut Volume, large: bool, at: Cut) -> bool {
+    let before = before_the_transaction(volume).await;
+    let mut after = before.clone();
+    after.remove("old");
+    let bytes = after.get_mut("cut").unwrap();
+    bytes.truncate(30 * BLOCK + 77);
+    bytes[5_000..9_000].fill(0);
+    for block in 0..if large { 30 } else { 2 } {
+        bytes[block * BLOCK + 9..block * BLOCK + 14].fill(7);
+    }
+    after.insert("new".into(), [vec![0; 100], vec![3; 5_000]].concat());
+    let done = cut(change_names_and_sizes(volume.engine.clone(), large), at).await;
+    if let Some(outcome) = &done {
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    if is_even(at) {
+        volume.reopen().await;
+    }
+    let mut found = Names::new();
+    for name in volume.engine.list("", 10).await.unwrap() {
+        let object = volume.engine.object(&name).await.unwrap();
+        found.insert(String::from_utf8(name).unwrap(), read_all(&object).await);
+    }
+    let (old, new) = (found == before, found == after);
+    assert!(new || (old && done.is_none()), "cut at {at:?}: neither before nor behind it");
+    for name in found.keys() {
+        let object = volume.engine.object(name).await.unwrap();
+        volume.goes_on(&object).await;
+    }
+    done.is_some()
+}
+
+#[test]
+fn a_transaction_over_names_and_sizes() {
+    every_cut_of_a_transaction();
+}
+
+#[test]
+fn a_transaction_that_leaves_a_size_as_it_is_gets_noticed() {
+    break_on_purpose(Some(Canary::LeaveCutSize));
+    let outcome = std::panic::catch_unwind(every_cut_of_a_transaction);
+    break_on_purpose(None);
+    assert!(outcome.is_err());
+}
+
+fn every_cut_of_a_transaction() {
+    for (large, by_ms) in [(false, false), (false, true), (true, false), (true, true)] {
+        support::simulate(async {
+            let mut volume = Volume::new(u64::from(large)).await;
+            let free = volume.engine.stats().free_bytes;
+            for n in 1.. {
+                let at = if by_ms { Cut::Ms(n) } else { Cut::Waits(n as u32) };
+                if one_transaction(&mut volume, large, at).await {
+                    break;
+                }
+                assert!(n < 500, "it never completes");
+            }
+            volume.balances(free).await;
+        });
+    }
 }
 
 /// Every second cut is followed by closing and opening.

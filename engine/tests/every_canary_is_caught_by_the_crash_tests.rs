@@ -53,6 +53,11 @@ fn bytes_that_are_not_logged() {
 }
 
 #[test]
+fn cuts_in_transactions() {
+    is_caught(&[Canary::LeaveCutSize, Canary::LeaveCutEnd]);
+}
+
+#[test]
 fn space_that_is_reused_too_early() {
     is_caught(&[Canary::ReuseBeforeApplied]);
 }

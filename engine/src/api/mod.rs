@@ -8,6 +8,7 @@ mod options;
 mod scrub;
 mod stats;
 mod transaction;
+mod work;
 
 pub use direct::DirectBuffer;
 pub use engine::Engine;
@@ -22,4 +23,5 @@ pub use scrub::ScrubReport;
 pub use stats::RecoveryReport;
 pub use stats::Stats;
 pub use transaction::Commit;
+pub use transaction::Durability;
 pub use transaction::Transaction;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::api::handle::Inner;
 use crate::error::Error;
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::iomap::ahead::Reader;
 use crate::iomap::seek::Stored;
@@ -161,6 +162,7 @@ impl Object {
     /// not stop it.
     pub async fn truncate(&self, size: u64) -> Result<()> {
         let entered = self.volume().enter()?;
+        self.check()?;
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
@@ -176,6 +178,7 @@ impl Object {
     /// not stop it.
     pub async fn punch(&self, range: Range<u64>) -> Result<()> {
         let entered = self.volume().enter()?;
+        self.check()?;
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
@@ -191,6 +194,7 @@ impl Object {
     /// not stop it.
     pub async fn preallocate(&self, range: Range<u64>) -> Result<()> {
         let entered = self.volume().enter()?;
+        self.check()?;
         let open = self.open.clone();
         let work = async move {
             let _entered = entered;
@@ -206,6 +210,7 @@ impl Object {
     /// back could not go on for now. Dropping the future does not stop it.
     pub async fn sync(&self) -> Result<()> {
         let _entered = self.volume().enter()?;
+        self.check()?;
         self.volume().flusher.sync(self.open.clone()).await
     }
 
@@ -255,7 +260,12 @@ impl Object {
 
     pub(super) fn check(&self) -> Result<()> {
         self.volume().check_open()?;
-        self.open.state().check_present()
+        let state = self.open.state();
+        if state.is_pending() {
+            let why = "the transaction that makes the object is not committed";
+            return Err(Error::new(ErrorKind::NotFound, why));
+        }
+        state.check_present()
     }
 
     pub(super) fn volume(&self) -> &crate::volume::mount::Volume {

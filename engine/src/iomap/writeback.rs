@@ -142,10 +142,19 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// are dirty again. To be driven to its end by a task of the engine: dropped under way, the
     /// blocks are dirty again and the claimed space is lost until the store is opened again.
     pub async fn write_back(&self, blocks: FileBlocks) -> Result<u64> {
+        self.write_back_by(blocks, WRITEBACK_BATCHES).await
+    }
+
+    /// The same, one batch after the other: for who holds locks, as part of whose operation it runs.
+    pub async fn write_back_in_turn(&self, blocks: FileBlocks) -> Result<u64> {
+        self.write_back_by(blocks, 1).await
+    }
+
+    async fn write_back_by(&self, blocks: FileBlocks, lanes: usize) -> Result<u64> {
         let mut written = 0;
         loop {
             let failures = self.failed_batches.load(Ordering::Acquire);
-            written += self.write_pass(blocks).await?;
+            written += self.write_pass(blocks, lanes).await?;
             // Some of the blocks may be on their way in batches of others.
             drop(self.hold_writeback().await);
             if self.failed_batches.load(Ordering::Acquire) == failures {
@@ -155,10 +164,10 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
     }
 
-    async fn write_pass(&self, blocks: FileBlocks) -> Result<u64> {
+    async fn write_pass(&self, blocks: FileBlocks, lanes: usize) -> Result<u64> {
         let next = AsyncMutex::new(blocks.start);
         let pass = Pass { end: blocks.end, next, failed: AtomicBool::new(false) };
-        let lanes = (0..WRITEBACK_BATCHES).map(|_| watched(self.write_lane(&pass)));
+        let lanes = (0..lanes).map(|_| watched(self.write_lane(&pass)));
         let mut written = Ok(0);
         for lane in join_all(lanes).await {
             written = written.and_then(|sum| lane.map(|blocks| sum + blocks));

@@ -218,9 +218,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Catches callers that forgot the range lock, as far as a guard can tell.
     pub(super) fn expect_held(&self, held: &RangeGuard, blocks: FileBlocks) {
-        let range = held.range();
-        let inside = range.start <= blocks.start && blocks.end <= range.end;
-        assert!(blocks.is_empty() || inside, "{blocks:?} used with only {range:?} locked");
+        let inside = held.covers(blocks.start..blocks.end);
+        assert!(blocks.is_empty() || inside, "{blocks:?} used with only {held:?} locked");
     }
 }
 

@@ -34,6 +34,14 @@ pub enum Canary {
     LeaveSizeOut,
     /// A folio with logged bytes is not marked, so that reclaim may drop them.
     ForgetMark,
+    /// A commit that is too large to log its blocks whole tries it all the same.
+    LogWholeOnly,
+    /// A large commit takes for zero what the device holds behind the recorded end.
+    TrustStoredEnd,
+    /// A transaction that cuts an object does not keep its writeback still.
+    CutBesideWriteback,
+    /// A transaction that cuts an object leaves its size as it is.
+    LeaveCutSize,
     /// A punch does not keep writeback still.
     PunchBesideWriteback,
     /// Replay goes on behind what is no group, block by block, and takes what looks like one.

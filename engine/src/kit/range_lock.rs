@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -171,10 +172,17 @@ pub struct RangeGuard {
     _order: Held,
 }
 
+impl fmt::Debug for RangeGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RangeGuard({:?})", self.span.ranges())
+    }
+}
+
 impl RangeGuard {
-    /// What is locked; of several ranges the first one.
-    pub fn range(&self) -> Range<u64> {
-        self.span.ranges().first().cloned().unwrap_or(0..0)
+    /// Whether all of `range` lies in one of the locked ranges.
+    pub fn covers(&self, range: Range<u64>) -> bool {
+        let inside = |own: &Range<u64>| own.start <= range.start && range.end <= own.end;
+        self.span.ranges().iter().any(inside)
     }
 }
 
@@ -395,7 +403,7 @@ mod tests {
         assert!(lock.try_shared(3..10).is_some(), "not in its way");
         drop(reader);
         let held = poll(&mut writer).unwrap();
-        assert!(held.range() == (2..3));
+        assert!(held.covers(2..3) && !held.covers(2..4));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

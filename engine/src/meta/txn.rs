@@ -14,6 +14,8 @@ use foliant_device::Buffer;
 use tokio::sync::OwnedRwLockReadGuard;
 use tokio::sync::OwnedRwLockWriteGuard;
 
+use crate::error::Error;
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::block;
 use crate::format::block::BODY;
@@ -103,6 +105,8 @@ pub struct MetaTxn {
     root: Root,
     changes: BTreeMap<BlockNo, Change>,
     data: Vec<DataChange>,
+    /// Bytes of the records in `data`.
+    data_bytes: u64,
     forgotten: Vec<BlockNo>,
 }
 
@@ -122,6 +126,7 @@ impl MetaTxn {
             committed_root: root,
             changes: BTreeMap::new(),
             data: Vec::new(),
+            data_bytes: 0,
             forgotten: Vec::new(),
         }
     }
@@ -143,7 +148,18 @@ impl MetaTxn {
         let mut record = Vec::new();
         let crc = checksum::of(&after);
         log_record::encode(&mut record, at, true, before, &after, crc);
+        self.data_bytes += record.len() as u64;
         self.data.push(DataChange { at, record, after, mark });
+    }
+
+    /// Errors: `TooLarge` when the logged data alone is too much, so that nobody goes on in vain.
+    pub fn check_size(&self) -> Result<()> {
+        let (bytes, most) = (self.data_bytes, self.meta.payload_max());
+        if bytes > most {
+            let why = format!("a transaction of {bytes} bytes; the journal takes {most}");
+            return Err(Error::new(ErrorKind::TooLarge, why));
+        }
+        Ok(())
     }
 
     async fn copy(&mut self, at: BlockNo, kind: BlockKind) -> Result<()> {

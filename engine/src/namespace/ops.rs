@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use crate::alloc::Ticket;
 use crate::alloc::space::NODES_PER_CHANGE;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::meta::MetaTxn;
 use crate::namespace::tree;
 use crate::object::open::OpenObject;
 use crate::object::records;
@@ -34,13 +36,9 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
     let ground = table.ground();
     let reserved = ground.reserve(NODES_PER_CHANGE).await?;
     let mut txn = ground.meta.begin().await?;
-    if tree::get(&txn, name).await?.is_some() {
-        let why = format!("the name {:?} is taken", shown(name));
-        return Err(Error::new(ErrorKind::AlreadyExists, why));
-    }
     let mut ticket = ground.ticket();
     let id = table.make(&mut txn, &mut ticket).await?;
-    tree::insert(&mut txn, &mut ticket, name, id).await?;
+    insert(&mut txn, &mut ticket, name, id).await?;
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
@@ -48,6 +46,43 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
     let object = table.open(id).await?;
     object.state().committed(lsn, None, &[]);
     Ok((object, lsn))
+}
+
+/// Gives `id` the name, inside of a transaction. Errors: `AlreadyExists`, and those of the trees; then the
+/// transaction must be dropped.
+pub async fn insert(
+    txn: &mut MetaTxn,
+    ticket: &mut Ticket,
+    name: &[u8],
+    id: ObjectId,
+) -> Result<()> {
+    if tree::get(txn, name).await?.is_some() {
+        let why = format!("the name {:?} is taken", shown(name));
+        return Err(Error::new(ErrorKind::AlreadyExists, why));
+    }
+    tree::insert(txn, ticket, name, id).await
+}
+
+/// Gives an object another name, inside of a transaction. Errors: `NotFound`, and as [`insert`].
+pub async fn rename_in(
+    txn: &mut MetaTxn,
+    ticket: &mut Ticket,
+    from: &[u8],
+    to: &[u8],
+) -> Result<()> {
+    let id = tree::get(txn, from).await?.ok_or_else(|| not_found(from))?;
+    insert(txn, ticket, to, id).await?;
+    tree::remove(txn, ticket, from).await?;
+    Ok(())
+}
+
+/// Takes the name away and marks its object for removal, inside of a transaction. Errors: `NotFound`, and
+/// those of the trees.
+pub async fn remove_in(txn: &mut MetaTxn, ticket: &mut Ticket, name: &[u8]) -> Result<ObjectId> {
+    let removed = tree::remove(txn, ticket, name).await?;
+    let id = removed.ok_or_else(|| not_found(name))?;
+    records::mark_removal(txn, ticket, id).await?;
+    Ok(id)
 }
 
 /// Opens the object with this name.
@@ -71,14 +106,8 @@ pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
     let ground = table.ground();
     let reserved = ground.reserve(NODES_PER_CHANGE).await?;
     let mut txn = ground.meta.begin().await?;
-    let id = tree::get(&txn, from).await?.ok_or_else(|| not_found(from))?;
-    if tree::get(&txn, to).await?.is_some() {
-        let why = format!("the name {:?} is taken", shown(to));
-        return Err(Error::new(ErrorKind::AlreadyExists, why));
-    }
     let mut ticket = ground.ticket();
-    tree::remove(&mut txn, &mut ticket, from).await?;
-    tree::insert(&mut txn, &mut ticket, to, id).await?;
+    rename_in(&mut txn, &mut ticket, from, to).await?;
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
@@ -94,9 +123,7 @@ pub async fn remove(table: &Table, name: &[u8]) -> Result<(ObjectId, Lsn)> {
     let ground = table.ground();
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
-    let removed = tree::remove(&mut txn, &mut ticket, name).await?;
-    let id = removed.ok_or_else(|| not_found(name))?;
-    records::mark_removal(&mut txn, &mut ticket, id).await?;
+    let id = remove_in(&mut txn, &mut ticket, name).await?;
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);

@@ -180,6 +180,14 @@ impl Reservation {
         space.reserve(blocks)?;
         Ok(Self { space: space.clone(), blocks })
     }
+
+    /// Leaves the promise of `blocks` to whoever gives it back: they are dirty in the cache.
+    ///
+    /// # Panics
+    /// If fewer were promised.
+    pub fn keep(&mut self, blocks: u64) {
+        self.blocks = self.blocks.checked_sub(blocks).expect("as many were promised");
+    }
 }
 
 impl Drop for Reservation {

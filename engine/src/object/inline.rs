@@ -57,7 +57,7 @@ pub async fn at_writeback<R: BlockRead>(
     runs: &[FileBlocks],
     size: u64,
 ) -> Result<Option<Placement>> {
-    let first = runs.first().is_some_and(|run| run.start == 0);
+    let first = runs.first().is_some_and(|run| run.start == 0) && !state.is_kept_out_of_record();
     // What the batch may record: the visible size can only grow while it is on its way, and a direct write
     // shows its size to nobody before it has landed.
     let size = size.max(state.size());

@@ -14,30 +14,24 @@
 //! Does not: wait for durability, choose what belongs to a transaction. Called by
 //! `api::transaction`.
 
-use std::collections::BTreeMap;
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Weak;
 
-use bytes::Bytes;
 use foliant_device::Buffer;
-use tokio::sync::SemaphorePermit;
 
 use crate::alloc::Ticket;
-use crate::error::Error;
-use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::extent;
 use crate::extent::Extent;
 use crate::extent::Lookup;
 use crate::folio::Folio;
 use crate::iomap::grip::Grip;
+use crate::iomap::writeback::StillWriteback;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::checksum;
-use crate::kit::lock_order;
-use crate::kit::lock_order::Held;
-use crate::kit::lock_order::Rank;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
@@ -49,32 +43,17 @@ use crate::object::ground::Ground;
 use crate::object::inline;
 use crate::object::open::OpenObject;
 use crate::object::open::Wing;
+use crate::object::part;
+use crate::object::part::LoggedPart;
+use crate::object::part::Patch;
 use crate::object::records;
+use crate::object::resize;
+use crate::object::stored;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
 use crate::units::Lsn;
-
-/// New bytes inside one block.
-#[derive(Debug, Clone)]
-pub struct Patch {
-    /// First byte within the block.
-    pub at: usize,
-    /// What stands there afterwards.
-    pub bytes: Bytes,
-}
-
-/// All that a transaction changes in one object.
-#[derive(Debug)]
-pub struct LoggedPart {
-    /// The object.
-    pub object: Arc<OpenObject>,
-    /// Patches by file block, each list in the order in which it was written.
-    pub patches: BTreeMap<u64, Vec<Patch>>,
-    /// The object's size is at least this afterwards; 0 when nothing grows.
-    pub end: u64,
-}
 
 /// One block on its way through a commit.
 struct Change {
@@ -98,9 +77,10 @@ struct Locked {
 }
 
 /// Everything that a commit holds while it runs.
-struct Staged {
+struct Staged<'a> {
     folios: Vec<Locked>,
     changes: Vec<Change>,
+    still: Vec<StillWriteback<'a>>,
 }
 
 /// Clears the folio's journal mark when its block is home.
@@ -117,120 +97,158 @@ impl HomeMark for FolioMark {
     }
 }
 
+/// Whether the blocks of a commit were made to be stored before it, so that each is logged as a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// As they are: what is not stored is logged whole.
+    AsFound,
+    /// All of them are stored, and hold on the device what their folios hold.
+    Stored,
+}
+
+/// What a transaction changes besides bytes, in the same commit.
+pub trait Beside: Send + Sync {
+    /// Blocks of room that it needs at most.
+    fn promises(&self) -> u64;
+
+    /// Makes its changes; called once per attempt, before those of bytes. An error ends the attempt.
+    fn apply(
+        &mut self,
+        txn: &mut MetaTxn,
+        ticket: &mut Ticket,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// The transaction is accepted, and nobody else can look at it before this returns.
+    fn accepted(&self, lsn: Lsn);
+}
+
 /// Commits `parts` as one transaction; returns its position. Durable when `meta.durable(lsn)`.
 ///
-/// Errors: `NoSpace`, `TooLarge`, `OutOfMemory`, `TimedOut`, `Closed`, `WritesStopped`, `Corrupt`, `Device`: in
-/// each case nothing happened. Dropping the future: nothing happened.
-pub async fn commit(ground: &Ground, wing: &Wing, mut parts: Vec<LoggedPart>) -> Result<Lsn> {
-    parts.sort_by_key(|p| p.object.state().id());
-    for part in &parts {
-        part.object.state().check()?;
+/// Errors: `TooLarge` when what has to be logged whole is too much for the log: [`commit_over_stored`]
+/// takes it. `NoSpace`, `OutOfMemory`, `TimedOut`, `Closed`, `WritesStopped`, `Corrupt`, `Device`, and those of `beside`:
+/// in each case nothing happened. Dropping the future: nothing happened; but if a part cuts its object
+/// it must be driven to its end by a task of the engine, because the cut is finished behind the commit.
+pub async fn commit<B: Beside>(
+    ground: &Ground,
+    wing: &Wing,
+    parts: &mut [LoggedPart],
+    beside: &mut B,
+) -> Result<Lsn> {
+    let _images = part::admit(wing, parts).await?;
+    let ranges = part::lock_all(parts).await?;
+    commit_locked(ground, wing, (parts, &ranges), beside, Base::AsFound).await
+}
+
+/// The same for transactions whose blocks cannot all be logged whole. Those that would have to be are first
+/// written back as they are, in transactions of writeback; then each is logged as the difference that the
+/// transaction makes, which is what its maker was charged for.
+///
+/// To be driven to its end by a task of the engine, as all writeback. Errors: as [`commit`]; what was
+/// plain and dirty may be stored by then, and holes may be blocks of zeroes.
+pub async fn commit_over_stored<B: Beside>(
+    ground: &Ground,
+    wing: &Wing,
+    parts: &mut [LoggedPart],
+    beside: &mut B,
+) -> Result<Lsn> {
+    let _images = part::admit(wing, parts).await?;
+    let ranges = part::lock_all(parts).await?;
+    let mut out_of_records = Vec::new();
+    // What the transaction makes has no record yet, and was charged for whole.
+    for part in parts.iter().filter(|part| !part.object.state().is_pending()) {
+        out_of_records.push(part.object.state().keep_out_of_record());
+        if !is_broken(Canary::LogWholeOnly) {
+            let touched: Vec<u64> = part.touched().map(|(block, _)| block).collect();
+            stored::write_as_they_are(ground, &part.object, &touched).await?;
+        }
     }
-    let _images = admit(wing, &parts).await?;
-    let mut ranges = Vec::new();
-    for part in &mut parts {
-        ranges.push(lock_part(part).await);
-        part.object.state().check_present()?;
-    }
-    let blocks: usize = parts.iter().map(|p| p.patches.len()).sum();
-    let reserved = ground.reserve(blocks as u64).await?;
-    let mut staged = stage(&wing.memory, &parts, blocks).await?;
+    metrics::counter!("foliant_commits_over_stored_total").increment(1);
+    commit_locked(ground, wing, (parts, &ranges), beside, Base::Stored).await
+}
+
+/// Commits what is locked.
+async fn commit_locked<B: Beside>(
+    ground: &Ground,
+    wing: &Wing,
+    (parts, ranges): (&[LoggedPart], &[RangeGuard]),
+    beside: &mut B,
+    base: Base,
+) -> Result<Lsn> {
+    let blocks: usize = parts.iter().map(|part| part.touched().count()).sum();
+    let reserved = ground.reserve(blocks as u64 + beside.promises()).await?;
+    let mut staged = stage(&wing.memory, parts, blocks).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
+    beside.apply(&mut txn, &mut ticket).await?;
     for change in &mut staged.changes {
         let grip = &staged.folios[change.folio].grip;
-        place(ground, &mut txn, &mut ticket, change, grip).await?;
+        place(ground, &mut txn, &mut ticket, change, grip, base).await?;
+        txn.check_size()?;
     }
-    record_all_inline(&mut parts, &staged.changes);
-    let sizes = record_sizes(&mut txn, &mut ticket, &parts).await?;
+    let sizes = record_sizes(&mut txn, &mut ticket, parts, &staged.changes).await?;
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
     // From here on nothing waits and nothing fails: the transaction is accepted.
-    let lsn = prepared.commit_with(|lsn| note(lsn, &parts, &sizes, &staged.changes));
+    let lsn = prepared.commit_with(|lsn| {
+        note(lsn, parts, &sizes, &staged.changes);
+        beside.accepted(lsn);
+    });
     ticket.settle(lsn);
     drop(reserved);
-    publish(ground, &parts, staged, lsn);
+    publish(ground, parts, staged, lsn);
+    finish_cuts(parts, ranges).await;
     Ok(lsn)
 }
 
-/// The right to hold the images of the parts. Errors: `TooLarge`.
-async fn admit<'a>(wing: &'a Wing, parts: &[LoggedPart]) -> Result<(SemaphorePermit<'a>, Held)> {
-    // Two more per part: the blocks of its old ends.
-    let blocks: usize = parts.iter().map(|p| p.patches.len() + 2).sum();
-    let most = Wing::images_max(&wing.memory);
-    if blocks > most {
-        let why = format!("a transaction over {blocks} blocks, at most {most} fit this memory");
-        return Err(Error::new(ErrorKind::TooLarge, why));
-    }
-    lock_order::wait(Rank::Images);
-    let permits = wing.images.acquire_many(blocks as u32).await;
-    Ok((permits.expect("the semaphore is never closed"), lock_order::hold(Rank::Images)))
-}
-
-/// Locks the ranges of all that a part touches, at once. Parts come in the order of their objects,
-/// and nobody else holds ranges of two objects, so commits cannot deadlock.
+/// Takes what lies behind the new ends out of the cache, then off the device. The commit has happened: what
+/// goes wrong here leaves blocks that the size hides and that the record says are to be removed.
 ///
-/// A part that grows its object locks everything from the visible end on, and takes the blocks that
-/// hold the visible and the recorded end along: bytes between the old end and the new one must read
-/// as zero after a crash, and what lies behind the end on the device is not known to be zero.
-async fn lock_part(part: &mut LoggedPart) -> RangeGuard {
-    let state = part.object.state().clone();
-    loop {
-        let size = state.size();
-        for end in [size, state.recorded_size()] {
-            if part.end > end && !end.is_multiple_of(BLOCK) && !is_broken(Canary::LeaveOldEnd) {
-                part.patches.entry(end / BLOCK).or_default();
-            }
-        }
-        let ranges = ranges_of(part.patches.keys().copied(), part.end, size);
-        let guard = part.object.core().ranges().exclusive_all(ranges).await;
-        // A size that moved while this waited may ask for other locks.
-        if state.size() == size || part.end <= state.size() {
-            return guard;
+/// Writeback goes on beside it, or commits over the same objects could wait for each other. What it maps
+/// behind an end, with the new size in hand, is removed with the rest.
+async fn finish_cuts(parts: &[LoggedPart], ranges: &[RangeGuard]) {
+    for (part, held) in parts.iter().zip(ranges).filter(|(part, _)| part.cuts()) {
+        let finished = match part.object.core().drop_cached(held, part.behind()).await {
+            Ok(()) => resize::trim(&part.object, part.behind()).await,
+            Err(cause) => Err(cause),
+        };
+        if let Err(cause) = finished {
+            let object = part.object.state().id().0;
+            tracing::warn!(%cause, object, "a cut in a transaction is not finished");
         }
     }
 }
 
-/// The ranges to lock for ascending `blocks`, in blocks; one without end if the object grows.
-fn ranges_of(blocks: impl Iterator<Item = u64>, end: u64, size: u64) -> Vec<Range<u64>> {
-    let growing = if end > size { size / BLOCK } else { u64::MAX };
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for block in blocks.take_while(|&block| block < growing) {
-        match ranges.last_mut() {
-            Some(last) if last.end == block => last.end += 1,
-            _ => ranges.push(block..block + 1),
-        }
-    }
-    if growing < u64::MAX {
-        ranges.push(growing..u64::MAX);
-    }
-    ranges
-}
-
-/// Locks the folios, makes them up to date, and builds the new image of each block.
-async fn stage(memory: &Memory, parts: &[LoggedPart], blocks: usize) -> Result<Staged> {
+/// Locks the folios, makes them up to date, and builds the new image of each block. Writeback of an
+/// object that becomes shorter is held still: a batch that was collected before could record the old size
+/// behind this transaction, or map blocks that are cut off.
+async fn stage<'a>(memory: &Memory, parts: &'a [LoggedPart], blocks: usize) -> Result<Staged<'a>> {
     // Before any folio is locked, because waiting for memory may need folios of others.
     let mut images = Vec::with_capacity(blocks);
     for _ in 0..blocks {
         images.push(memory.allocate(0, Purpose::Reserved).await?);
     }
-    let mut staged = Staged { folios: Vec::new(), changes: Vec::with_capacity(blocks) };
+    let changes = Vec::with_capacity(blocks);
+    let mut staged = Staged { folios: Vec::new(), changes, still: Vec::new() };
     for part in parts {
-        let touched: Vec<u64> = part.patches.keys().copied().collect();
+        let core = part.object.core();
+        if part.cuts() && !is_broken(Canary::CutBesideWriteback) {
+            staged.still.push(core.hold_writeback().await);
+        }
+        let touched: Vec<u64> = part.touched().map(|(block, _)| block).collect();
         let first = staged.folios.len();
-        for grip in part.object.core().lock_uptodate(&touched).await? {
+        for grip in core.lock_uptodate(&touched).await? {
             staged.folios.push(Locked { grip, spare: None });
         }
         let mut folio = first;
-        for (&block, patches) in &part.patches {
+        for (block, patches) in part.touched() {
             while staged.folios[folio].grip.span().end <= block {
                 folio += 1;
             }
             let mut after = images.pop().expect("one image per patched block");
-            fill_image(&staged.folios[folio].grip, block, patches, &mut after);
-            let object = part.object.clone();
             // Nobody else can change a size within block 0 while its range is locked.
-            let end = part.end.max(object.state().size());
+            let end = part.after();
+            fill_image(&staged.folios[folio].grip, block, patches, end, &mut after);
+            let object = part.object.clone();
             let (moved, inline) = (false, false);
             staged.changes.push(Change { object, block, folio, after, moved, end, inline });
         }
@@ -251,23 +269,16 @@ fn within(grip: &Grip, block: u64) -> Range<usize> {
     at..at + BLOCK_BYTES
 }
 
-fn fill_image(grip: &Grip, block: u64, patches: &[Patch], after: &mut Buffer) {
+fn fill_image(grip: &Grip, block: u64, patches: &[Patch], end: u64, after: &mut Buffer) {
     let bytes = after.get_mut().expect("a fresh image has one owner");
     let hit = grip.read_at(within(grip, block).start, bytes);
     assert!(hit, "block {block} was just made up to date");
     for patch in patches {
         bytes[patch.at..patch.at + patch.bytes.len()].copy_from_slice(&patch.bytes);
     }
-}
-
-/// What goes into a record is not dirty any more, so all of it must be below the recorded size, also
-/// what plain writes put there before.
-fn record_all_inline(parts: &mut [LoggedPart], changes: &[Change]) {
-    for change in changes.iter().filter(|change| change.inline) {
-        let id = change.object.state().id();
-        let own = parts.iter_mut().filter(|part| part.object.state().id() == id);
-        own.for_each(|part| part.end = part.end.max(change.end));
-    }
+    // Behind the end all is zero, also where it was not behind the end before.
+    let keep = end.saturating_sub(block * BLOCK).min(BLOCK) as usize;
+    bytes[keep..].fill(0);
 }
 
 /// Logs one block: as a delta where it lies, whole in a fresh place, or in the object's record.
@@ -277,9 +288,12 @@ async fn place(
     ticket: &mut Ticket,
     change: &mut Change,
     grip: &Grip,
+    base: Base,
 ) -> Result<()> {
     let state = change.object.state();
-    if change.block == 0 && inline::belongs(ground, txn, state.id(), change.end).await? {
+    let as_found = base == Base::AsFound;
+    if as_found && change.block == 0 && inline::belongs(ground, txn, state.id(), change.end).await?
+    {
         (change.moved, change.inline) = (true, true);
         return inline::store(txn, ticket, state.id(), change.end, &change.after).await;
     }
@@ -289,7 +303,7 @@ async fn place(
     };
     // A delta is only right against what is stored. Unlogged dirty bytes are not stored, and behind
     // the recorded end the device may hold what nobody wrote.
-    let past_end = (change.block + 1) * BLOCK > state.recorded_size();
+    let past_end = as_found && (change.block + 1) * BLOCK > state.recorded_size();
     let unlogged = grip.is_dirty(change.block) && !is_broken(Canary::LogOverUnloggedBytes);
     let stored = home.filter(|_| !past_end && !unlogged);
     let block = (change.block - grip.span().start) as usize;
@@ -327,28 +341,48 @@ async fn remap(txn: &mut MetaTxn, ticket: &mut Ticket, change: &Change, at: Bloc
     Ok(())
 }
 
-/// Puts the grown sizes into the object records; the answer is by part.
+/// Puts the new sizes into the object records; the answer is by part.
 async fn record_sizes(
     txn: &mut MetaTxn,
     ticket: &mut Ticket,
     parts: &[LoggedPart],
+    changes: &[Change],
 ) -> Result<Vec<Option<u64>>> {
     let mut sizes = Vec::with_capacity(parts.len());
     for part in parts {
         let state = part.object.state();
+        // What goes into a record is not dirty any more, so all of it must be below the recorded size,
+        // also what plain writes put there before.
+        let inline = changes.iter().find(|c| c.inline && c.object.state().id() == state.id());
+        let end = inline.map_or(part.end, |change| part.end.max(change.end));
         let left_out = is_broken(Canary::LeaveSizeOut);
-        let grown = (part.end > state.recorded_size() && !left_out).then_some(part.end);
-        if let Some(size) = grown {
+        let recorded = state.recorded_size();
+        let shorter = part.exact && end < recorded && !is_broken(Canary::LeaveCutSize);
+        let changed = end > recorded || shorter;
+        let changed = (changed && !left_out).then_some(end);
+        if let Some(size) = changed {
             records::set_size(txn, ticket, state.id(), size).await?;
         }
-        sizes.push(grown);
+        if part.cuts() && !extent::list(txn, state.id(), part.behind(), 1).await?.is_empty() {
+            // They are removed behind the commit; a crash before leaves that to whoever opens the object.
+            records::set_trimming(txn, ticket, state.id(), true).await?;
+        }
+        sizes.push(changed);
     }
     Ok(sizes)
 }
 
 fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change]) {
     for (part, &size) in parts.iter().zip(sizes) {
-        part.object.state().committed(lsn, size, &[]);
+        let state = part.object.state();
+        state.committed(lsn, size, &[]);
+        if part.cuts() {
+            // What is inline was cut with the record; block 0, if it stays, is one of the changes.
+            let cut = if state.is_inline() { inline::FIRST } else { part.behind() };
+            state.committed(lsn, None, &[part.behind(), cut]);
+            state.set_inline(state.is_inline() && part.after() > 0);
+            state.set_size(part.after());
+        }
     }
     for change in changes {
         let blocks = FileBlocks::new(change.block, change.block + 1);
@@ -365,8 +399,8 @@ fn note(lsn: Lsn, parts: &[LoggedPart], sizes: &[Option<u64>], changes: &[Change
 }
 
 /// Puts the images into the folios under the locks that the commit still holds, then the sizes.
-fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged, lsn: Lsn) {
-    let Staged { mut folios, changes } = staged;
+fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged<'_>, lsn: Lsn) {
+    let Staged { mut folios, changes, still: _still } = staged;
     for change in changes {
         let Locked { grip, spare } = &mut folios[change.folio];
         let own = FileBlocks::new(change.block, change.block + 1);
@@ -391,26 +425,5 @@ fn publish(ground: &Ground, parts: &[LoggedPart], staged: Staged, lsn: Lsn) {
     }
     for part in parts {
         part.object.state().grow_size(part.end);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_become_maximal_ranges() {
-        let found = ranges_of([1, 2, 3, 7, 9, 10].into_iter(), 5, 5);
-        assert_eq!(found, [1..4, 7..8, 9..11]);
-    }
-
-    #[test]
-    fn who_grows_an_object_locks_it_from_the_old_end_on() {
-        let found = ranges_of([1, 2, 3, 9].into_iter(), 10 * BLOCK, 2 * BLOCK + 7);
-        assert_eq!(found, [1..2, 2..u64::MAX]);
-        assert_eq!(
-            ranges_of([].into_iter(), 1, 0),
-            std::iter::once(0..u64::MAX).collect::<Vec<_>>()
-        );
     }
 }

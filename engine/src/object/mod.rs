@@ -8,6 +8,8 @@
 //! | [`provider`] | where bytes lie: mapping, placement, remap |
 //! | [`inline`] | small objects in their record |
 //! | [`journaled`] | logged writes: the put-folio hook that attaches data to a transaction |
+//! | [`part`] | what a transaction changes in one object, and its range locks |
+//! | [`stored`] | blocks written back as they are, so that a large commit can log differences |
 //! | [`resize`] | truncate, punch, preallocate |
 //! | [`open`], [`table`] | an open object, and all of them |
 
@@ -16,10 +18,12 @@ pub mod ground;
 pub mod inline;
 pub mod journaled;
 pub mod open;
+pub mod part;
 pub mod provider;
 pub mod records;
 pub mod resize;
 pub mod state;
+pub mod stored;
 pub mod table;
 
 #[cfg(test)]

@@ -30,17 +30,18 @@ pub async fn get<R: BlockRead>(r: &R, object: ObjectId) -> Result<Option<ObjectR
     }
 }
 
-/// Makes an object with this record; returns its id.
+/// Makes an object with this record and this id, which nobody ever had; lower ones that were not used
+/// yet are never used any more, but by who has one in hand.
 ///
 /// Errors: `InvalidInput` for a record over its limits, `TooLarge` when there are no more ids, `NoSpace` from the
 /// supply, and as [`get`]. After an error, or when the future is dropped, the transaction must be dropped.
-pub async fn create<W: BlockWrite, S: NodeSupply>(
+pub async fn create_as<W: BlockWrite, S: NodeSupply>(
     w: &mut W,
     supply: &mut S,
+    object: ObjectId,
     record: &ObjectRecord,
-) -> Result<ObjectId> {
+) -> Result<()> {
     let value = record.encode()?;
-    let object = ObjectId(w.root().next_object);
     let Some(next) = object.0.checked_add(1) else {
         return Err(Error::new(ErrorKind::TooLarge, "all object ids are used up"));
     };
@@ -49,14 +50,14 @@ pub async fn create<W: BlockWrite, S: NodeSupply>(
         return Err(Error::new(ErrorKind::Corrupt, why));
     }
     let root = w.root_mut();
-    root.next_object = next;
+    root.next_object = root.next_object.max(next);
     root.object_count += 1;
-    Ok(object)
+    Ok(())
 }
 
 /// Replaces the record of an object.
 ///
-/// Errors: `NotFound` when there is none (nothing has changed), and as [`create`].
+/// Errors: `NotFound` when there is none (nothing has changed), and as [`create_as`].
 pub async fn update<W: BlockWrite, S: NodeSupply>(
     w: &mut W,
     supply: &mut S,
@@ -133,7 +134,7 @@ fn removal_key(object: ObjectId) -> Vec<u8> {
     key
 }
 
-/// Notes that `object` is being removed. Errors: as [`create`].
+/// Notes that `object` is being removed. Errors: as [`create_as`].
 pub async fn mark_removal<W: BlockWrite, S: NodeSupply>(
     w: &mut W,
     supply: &mut S,
@@ -145,7 +146,7 @@ pub async fn mark_removal<W: BlockWrite, S: NodeSupply>(
     Ok(())
 }
 
-/// Takes the note away. Errors: as [`create`].
+/// Takes the note away. Errors: as [`create_as`].
 pub async fn clear_removal<W: BlockWrite, S: NodeSupply>(
     w: &mut W,
     supply: &mut S,
@@ -170,7 +171,7 @@ pub async fn next_removal<R: BlockRead>(r: &R) -> Result<Option<ObjectId>> {
 
 /// Takes the record of an object away; `false` when there was none.
 ///
-/// Errors: as [`create`].
+/// Errors: as [`create_as`].
 pub async fn remove<W: BlockWrite, S: NodeSupply>(
     w: &mut W,
     supply: &mut S,
@@ -188,6 +189,18 @@ pub async fn remove<W: BlockWrite, S: NodeSupply>(
     };
     root.object_count = count;
     Ok(true)
+}
+
+#[cfg(test)]
+/// Makes an object with this record; returns its id, the lowest one. Errors: as [`create_as`].
+pub async fn create<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    record: &ObjectRecord,
+) -> Result<ObjectId> {
+    let object = ObjectId(w.root().next_object);
+    create_as(w, supply, object, record).await?;
+    Ok(object)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! records it); a failure once noted stays. Does not hold folios or extents. Called by the
 //! provider, by `object::resize` and by `object::journaled`.
 
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::error::Error;
@@ -30,6 +31,10 @@ pub struct ObjectState {
     last_lsn: AtomicU64,
     /// Whether the committed record holds inline bytes; written only with the metadata lock held.
     inline: AtomicBool,
+    /// A commit is about to log block 0 as a difference to what is stored on the device.
+    out_of_record: AtomicBool,
+    /// A transaction makes the object and is not committed.
+    pending: AtomicBool,
     removed: AtomicBool,
     /// The first failed writeback. It stays: a later sync must not turn a lost write into success.
     failed: OnceLock<Error>,
@@ -48,6 +53,8 @@ impl ObjectState {
             recorded_size: AtomicU64::new(size),
             last_lsn: AtomicU64::new(0),
             inline: AtomicBool::new(false),
+            out_of_record: AtomicBool::new(false),
+            pending: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             failed: OnceLock::new(),
             cookies: Cookies::new(),
@@ -110,9 +117,31 @@ impl ObjectState {
         self.inline.store(inline, Ordering::Release);
     }
 
+    /// Keeps writeback from storing block 0 in the record while the answer lives. For one holder: who
+    /// has the range of block 0 alone, or does not touch that block.
+    pub fn keep_out_of_record(self: &Arc<Self>) -> OutOfRecord {
+        self.out_of_record.store(true, Ordering::Release);
+        OutOfRecord(self.clone())
+    }
+
+    /// Whether block 0 must not go into the record now.
+    pub fn is_kept_out_of_record(&self) -> bool {
+        self.out_of_record.load(Ordering::Acquire)
+    }
+
     /// The newest transaction that touched the object.
     pub fn last_lsn(&self) -> Lsn {
         Lsn(self.last_lsn.load(Ordering::Acquire))
+    }
+
+    /// Notes whether the object is still to be made by a transaction.
+    pub fn set_pending(&self, pending: bool) {
+        self.pending.store(pending, Ordering::Release);
+    }
+
+    /// Whether the object is still to be made by a transaction.
+    pub fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
     }
 
     /// Marks the object removed: later operations fail.
@@ -147,5 +176,15 @@ impl ObjectState {
             return Err(Error::new(ErrorKind::Closed, format!("{} was removed", self.id)));
         }
         Ok(())
+    }
+}
+
+/// Block 0 stays out of the record until this is dropped.
+#[derive(Debug)]
+pub struct OutOfRecord(Arc<ObjectState>);
+
+impl Drop for OutOfRecord {
+    fn drop(&mut self) {
+        self.0.out_of_record.store(false, Ordering::Release);
     }
 }

@@ -44,15 +44,18 @@ pub struct Table {
     wing: Wing,
     /// Touched for a map look-up at open and close of an object, never across an await.
     open: Mutex<BTreeMap<ObjectId, Arc<OpenObject>>>,
+    /// The lowest id that nobody has, in hand or in a record; never across an await.
+    next_id: Mutex<u64>,
     /// What objects that were closed since had counted.
     closed: Mutex<Totals>,
 }
 
 impl Table {
-    /// A registry without open objects.
-    pub fn new(ground: Ground, wing: Wing) -> Self {
+    /// A registry without open objects, of a volume whose root says `next_object`.
+    pub fn new(ground: Ground, wing: Wing, next_object: u64) -> Self {
         let open = Mutex::new(BTreeMap::new());
-        Self { ground, wing, open, closed: Mutex::default() }
+        let next_id = Mutex::new(next_object);
+        Self { ground, wing, open, next_id, closed: Mutex::default() }
     }
 
     /// The parts below.
@@ -117,7 +120,32 @@ impl Table {
 
     /// Adds a record for a new, empty object inside `txn`; the id is never used again.
     pub async fn make(&self, txn: &mut MetaTxn, ticket: &mut Ticket) -> Result<ObjectId> {
-        records::create(txn, ticket, &ObjectRecord::default()).await
+        let id = self.take_id();
+        records::create_as(txn, ticket, id, &ObjectRecord::default()).await?;
+        Ok(id)
+    }
+
+    /// An object that a transaction is going to make: it has an id and nothing else, and nobody can open it
+    /// before [`Table::adopt`].
+    pub fn prepare(&self) -> Arc<OpenObject> {
+        let state = ObjectState::new(self.take_id(), 0);
+        state.set_pending(true);
+        Arc::new(OpenObject::new(self.ground.clone(), &self.wing, state))
+    }
+
+    /// The transaction that makes the prepared object is committed. Called while nobody can look at it.
+    pub fn adopt(&self, object: &Arc<OpenObject>) {
+        object.state().set_pending(false);
+        let before = self.open.lock().insert(object.state().id(), object.clone());
+        assert!(before.is_none(), "an object was open before it was made");
+    }
+
+    fn take_id(&self) -> ObjectId {
+        let mut next = self.next_id.lock();
+        let id = *next;
+        // The last one is refused by `records`.
+        *next = id.saturating_add(1);
+        ObjectId(id)
     }
 
     /// What the objects counted since the volume was opened.

@@ -31,6 +31,7 @@ use crate::meta::Meta;
 use crate::meta::MetaOptions;
 use crate::meta::recover;
 use crate::meta::recover::Recovered;
+use crate::meta::view::BlockRead;
 use crate::object::ground::Ground;
 use crate::object::open::Wing;
 use crate::object::table::Table;
@@ -115,7 +116,8 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let ground = ground.with_inline(superblock.allows_inline());
     let reclaim = Reclaim::new(memory.clone());
     let wing = wing(memory, device.clone(), &ground, &reclaim);
-    let table = Arc::new(Table::new(ground, wing));
+    let next_object = ground.meta.read().await.root().next_object;
+    let table = Arc::new(Table::new(ground, wing, next_object));
     let reclaiming = Reclaiming::new(reclaim, table.clone());
     let tasks = Tasks::start(&table, &journal, reclaiming.reclaim());
     let discards = (options.discards && device.geometry().discard).then(|| device.clone());

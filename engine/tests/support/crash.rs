@@ -3,9 +3,9 @@
 //!
 //! Three kinds of objects, because they promise different things:
 //!
-//! * *logged* objects are changed by transactions only. After a crash they must be what some prefix of
-//!   the commits makes of them, at least up to the last acknowledged one, all of them at the same
-//!   commit.
+//! * *logged* objects are changed by transactions only, which also make, rename, remove, cut and zero
+//!   some of them. After a crash they must be what some prefix of the commits makes of them, names
+//!   included, at least up to the last acknowledged one, all of them at the same commit.
 //! * *plain* objects are changed by writes, truncates and punches. After a crash each block must be
 //!   one of the contents it had since the last completed sync, and the size must not be ahead of
 //!   the bytes below it.
@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use foliant::Engine;
 use foliant::Object;
 use foliant::Result;
+use foliant::Transaction;
 use foliant_device::error::Operation;
 use foliant_device::sim::Fault;
 use foliant_device::sim::FaultRule;
@@ -47,11 +48,17 @@ const PLAIN: usize = 3;
 const MIXED: usize = 2;
 const BYTES_MAX: u64 = 160 * 1024;
 
-/// What a logged object may be: its content after each commit that is not known to be durable yet.
+/// Names that transactions make and take away, at most.
+const MADE: u64 = 4;
+
+/// The logged objects by their names.
+type Names = BTreeMap<String, Vec<u8>>;
+
+/// What the logged objects may be: their contents after each commit that is not known to be durable yet.
 #[derive(Default, Clone)]
 struct Commits {
     /// `states[0]` is durable for sure; each later one is one commit further.
-    states: Vec<[Vec<u8>; LOGGED]>,
+    states: Vec<Names>,
 }
 
 /// A content that a block had, and how many of its bytes were below the size then.
@@ -184,7 +191,8 @@ impl Run {
         }
         engine.close().await.expect("close");
         slow_part(seed, &disk);
-        let commits = Commits { states: vec![Default::default()] };
+        let names = (0..LOGGED).map(|i| (logged_name(i), Vec::new())).collect();
+        let commits = Commits { states: vec![names] };
         let loose = std::array::from_fn(|i| Loose::new(i >= PLAIN));
         Self { rng: Rng::new(seed ^ 0x5EED), disk, commits, loose, acknowledged: 0, direct: false }
     }
@@ -261,12 +269,13 @@ impl Run {
                 continue;
             }
             if which < LOGGED {
-                let end = next[which].len().max(at + len);
-                next[which].resize(end, 0);
-                next[which][at..at + len].copy_from_slice(&data);
+                put(next.get_mut(&logged_name(which)).expect("never removed"), at, &data);
             } else {
                 loose.entry(PLAIN + which - LOGGED).or_default().push((at, data));
             }
+        }
+        if !tiny && self.rng.below(3) == 0 {
+            self.change_names(engine, &mut transaction, &mut next).await?;
         }
         self.commits.states.push(next);
         let before = self.loose.clone();
@@ -289,6 +298,88 @@ impl Run {
             self.acknowledged += 1;
         }
         Ok(())
+    }
+
+    /// A few more steps of a transaction, on names and sizes.
+    async fn change_names(
+        &mut self,
+        engine: &Engine,
+        transaction: &mut Transaction,
+        next: &mut Names,
+    ) -> Result<()> {
+        let mut made: BTreeMap<String, Object> = BTreeMap::new();
+        // The transaction knows an object by the name that it has outside.
+        let mut outside: BTreeMap<String, String> =
+            next.keys().map(|n| (n.clone(), n.clone())).collect();
+        for _ in 0..=self.rng.below(4) {
+            let fresh = format!("made-{}", self.rng.below(MADE));
+            let names: Vec<String> = next.keys().cloned().collect();
+            let name = names[self.rng.below(names.len() as u64) as usize].clone();
+            let movable = name.starts_with("made");
+            match self.rng.below(6) {
+                0 | 1 if !next.contains_key(&fresh) => {
+                    if let Ok(object) = transaction.create(&fresh) {
+                        made.insert(fresh.clone(), object);
+                        next.insert(fresh, Vec::new());
+                    }
+                }
+                2 if movable && !next.contains_key(&fresh) => {
+                    if transaction.rename(&name, &fresh).is_ok() {
+                        let bytes = next.remove(&name).expect("it is there");
+                        next.insert(fresh.clone(), bytes);
+                        made.remove(&name).map(|object| made.insert(fresh.clone(), object));
+                        outside.remove(&name).map(|old| outside.insert(fresh, old));
+                    }
+                }
+                3 if movable => {
+                    if transaction.remove(&name).is_ok() {
+                        next.remove(&name);
+                        made.remove(&name);
+                        outside.remove(&name);
+                    }
+                }
+                kind => {
+                    let object = match made.get(&name) {
+                        Some(object) => object.clone(),
+                        None => engine.object(&outside[&name]).await?,
+                    };
+                    let bytes = next.get_mut(&name).expect("it is there");
+                    self.change_logged(transaction, &object, bytes, kind);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change_logged(
+        &mut self,
+        transaction: &mut Transaction,
+        object: &Object,
+        bytes: &mut Vec<u8>,
+        kind: u64,
+    ) {
+        let (at, len) = (self.spot(), self.length().min(9_000));
+        match kind {
+            4 => {
+                let to = if self.rng.below(2) == 0 { at } else { bytes.len() / 2 };
+                if transaction.truncate(object, to as u64).is_ok() {
+                    bytes.resize(to, 0);
+                }
+            }
+            5 => {
+                let end = (at + len).min(bytes.len());
+                let range = at as u64..(at + len) as u64;
+                if transaction.zero(object, range).is_ok() && at < end {
+                    bytes[at..end].fill(0);
+                }
+            }
+            _ => {
+                let data = super::bytes(&mut self.rng, len);
+                if transaction.write_at(object, at as u64, &data).is_ok() {
+                    put(bytes, at, &data);
+                }
+            }
+        }
     }
 
     /// What the commit touched cannot fall behind it any more.
@@ -383,9 +474,13 @@ impl Run {
 
     /// Compares the reopened volume with the model, and makes what was found the model.
     async fn check(&mut self, engine: &Engine) {
-        let mut found: [Vec<u8>; LOGGED] = Default::default();
-        for (i, bytes) in found.iter_mut().enumerate() {
-            *bytes = read_all(engine, &logged_name(i)).await;
+        let mut found = Names::new();
+        for name in engine.list("", 100).await.expect("names can be listed") {
+            let name = String::from_utf8(name).expect("names of ours");
+            if !(0..PLAIN + MIXED).any(|i| loose_name(i) == name) {
+                let bytes = read_all(engine, &name).await;
+                found.insert(name, bytes);
+            }
         }
         let known = self.commits.states.iter().rposition(|state| *state == found);
         let known = known.unwrap_or_else(|| self.explain(&found));
@@ -399,18 +494,24 @@ impl Run {
         assert_eq!(self.disk.overlaps(), 0, "requests in flight overlapped");
     }
 
-    fn explain(&self, found: &[Vec<u8>; LOGGED]) -> usize {
+    fn explain(&self, found: &Names) -> usize {
         for (n, state) in self.commits.states.iter().enumerate() {
-            for (i, (want, got)) in state.iter().zip(found).enumerate() {
+            let names = (state.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+            eprintln!("after commit {n}: names {names:?}");
+            for (name, want) in state {
+                let Some(got) = found.get(name) else { continue };
                 let differ = want.iter().zip(got).position(|(a, b)| a != b);
                 let sizes = (want.len(), got.len());
-                eprintln!(
-                    "after commit {n}: object {i} sizes {sizes:?}, first difference {differ:?}"
-                );
+                eprintln!("    {name}: sizes {sizes:?}, first difference {differ:?}");
             }
         }
         panic!("the logged objects are at no commit since the last acknowledged one");
     }
+}
+
+fn put(content: &mut Vec<u8>, at: usize, data: &[u8]) {
+    content.resize(content.len().max(at + data.len()), 0);
+    content[at..at + data.len()].copy_from_slice(data);
 }
 
 async fn write_past_the_cache(
