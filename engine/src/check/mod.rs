@@ -3,6 +3,9 @@
 //! | call | what it does |
 //! |---|---|
 //! | [`check`](check()) | every structure against every other; a [`Report`] |
+//! | [`repair`](repair()) | mends what has one right answer, through the journal |
+//! | [`export`](export()), [`export_object`] | objects out of a store, damaged or not |
+//! | [`info`], [`dump`](dump()) | the store, or one structure of it, in words |
 //!
 //! Guarantees of all but repair: the device is only read. The store is seen as it would be after
 //! recovery: the log is replayed in memory. Nobody may write to the device meanwhile; [`open`] takes
@@ -12,9 +15,12 @@
 //! every crash test.
 
 mod data;
+mod dump;
+mod export;
 mod groups;
 mod items;
 mod owners;
+mod repair;
 mod report;
 mod source;
 mod survey;
@@ -27,6 +33,15 @@ use foliant_device::backend;
 
 use crate::error::Result;
 
+pub use dump::Structure;
+pub use dump::dump;
+pub use dump::info;
+pub use export::Exported;
+pub use export::Which;
+pub use export::export;
+pub use export::export_object;
+pub use repair::Repaired;
+pub use repair::repair;
 pub use report::Counts;
 pub use report::Fault;
 pub use report::Finding;

@@ -167,6 +167,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How often each fault was found.
     pub faults: BTreeMap<Fault, u64>,
+    /// How many of them have one right answer, and can be repaired.
+    pub mendable: u64,
     /// What was looked at.
     pub counts: Counts,
     /// What could not be judged, because damage stood in the way.
@@ -218,6 +220,7 @@ impl Report {
     }
 
     fn put(&mut self, finding: Finding) {
+        self.mendable += u64::from(finding.mendable);
         *self.faults.entry(finding.fault).or_default() += 1;
         if self.findings.len() < self.findings_max {
             self.findings.push(finding);

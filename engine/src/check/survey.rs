@@ -65,6 +65,8 @@ pub struct Survey {
     pub highest: u64,
     /// Whether all trees were reached, so that what nobody owns is free.
     pub is_whole: bool,
+    /// Whether the tree of objects was reached.
+    pub has_all_objects: bool,
 }
 
 /// Looks at everything behind the root.
@@ -76,10 +78,11 @@ pub async fn survey(source: &Source, options: &Options<'_>, report: &mut Report)
     let Objects { dangling, nameless, highest, needed, .. } = objects;
     let objects = look.report.counts.objects;
     let is_whole = look.lost.is_empty();
+    let has_all_objects = look.is_whole(Tree::Objects);
     counts(&mut look, highest);
     groups::compare(&mut look, &needed).await?;
     let owners = look.owners;
-    Ok(Survey { owners, needed, dangling, nameless, objects, highest, is_whole })
+    Ok(Survey { owners, needed, dangling, nameless, objects, highest, is_whole, has_all_objects })
 }
 
 /// The counts in the root that objects decide.

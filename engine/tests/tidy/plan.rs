@@ -79,7 +79,7 @@ pub const DEVICE_RIGHTS: &[(&str, &[&str])] = &[
 /// Which of our crates a crate may use. Nothing uses bench or examples.
 pub const CRATES: &[(&str, &[&str])] = &[
     ("device", &[]),
-    ("engine", &["foliant_device"]),
+    ("engine", &["foliant", "foliant_device"]),
     ("bench", &["foliant", "foliant_bench", "foliant_device"]),
     ("examples", &["foliant", "foliant_examples"]),
 ];
