@@ -56,3 +56,8 @@ fn bytes_that_are_not_logged() {
 fn space_that_is_reused_too_early() {
     is_caught(&[Canary::ReuseBeforeApplied]);
 }
+
+#[test]
+fn space_that_is_lost() {
+    is_caught(&[Canary::LoseSpace]);
+}
