@@ -39,6 +39,9 @@ struct Line {
     /// Memory for what is read, in MiB.
     #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..1 << 20))]
     memory: u64,
+    /// Most memory for what the replayed log brings home, in MiB.
+    #[arg(long, global = true, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    replay: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,8 +154,12 @@ async fn run(line: &Line) -> Result<bool> {
             bar.set_position(progress.done);
         }
     };
-    let options =
-        Options { memory_bytes: line.memory << 20, progress: Some(&tell), ..Options::default() };
+    let options = Options {
+        memory_bytes: line.memory << 20,
+        replay_bytes: line.replay << 20,
+        progress: Some(&tell),
+        ..Options::default()
+    };
     let outcome = verb(&line.verb, &options).await;
     if let Some(bar) = &bar {
         bar.finish_and_clear();

@@ -381,10 +381,16 @@ impl Export<'_> {
             let place = i as usize * BLOCK_SIZE;
             match &bytes {
                 Some(bytes) => self.put(at, &bytes[place..place + BLOCK_SIZE])?,
+                // The run could not be read at once; this block of it could a moment ago.
                 None => {
-                    let source = look.source;
-                    let block = read(&source.device, &source.memory, run.start.plus(i)).await?;
-                    self.put(at, &block)?;
+                    let (source, start) = (look.source, run.start.plus(i));
+                    match read(&source.device, &source.memory, start).await {
+                        Ok(block) => self.put(at, &block)?,
+                        Err(cause) => {
+                            let place = Place::object(run.object).at(start);
+                            look.report.add_failure(Fault::Unreadable, place, cause)?;
+                        }
+                    }
                 }
             }
         }

@@ -101,7 +101,7 @@ async fn one(look: &mut Look<'_>, group: u64, needed: &Needed) -> Result<Option<
     });
     let (used, image) = match decoded {
         Ok((used, image)) => (Some(used), Some(image)),
-        Err(cause) if cause.is_corruption() && look.lost.is_empty() => {
+        Err(cause) if cause.is_corruption() && look.is_exact() => {
             let place = Place::block(span.start);
             look.report.add_mendable(Fault::Group, place, cause.to_string());
             (None, None)
@@ -157,6 +157,10 @@ fn free_map(look: &mut Look<'_>, group: u64, used: &BitSet) {
     }
     for run in only_in(used, &owned) {
         let words = format!("{} blocks are marked as used, and nothing owns them", run.len());
-        look.report.add_mendable(Fault::Leak, Place::block(place(run.start)), words);
+        let place = Place::block(place(run.start));
+        match look.is_exact() {
+            true => look.report.add_mendable(Fault::Leak, place, words),
+            false => look.report.add(Fault::Leak, place, words),
+        }
     }
 }

@@ -58,3 +58,37 @@ pub use survey::check;
 pub async fn open(path: impl AsRef<Path>) -> Result<Device> {
     Ok(backend::OpenOptions::new(path.as_ref()).open().await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use foliant_device::backend::mem::MemDevice;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn is_send<T: Send>(future: T) -> T {
+        future
+    }
+
+    #[tokio::test]
+    async fn every_call_can_be_spawned_and_refuses_what_is_no_store() {
+        let device = Device::new(MemDevice::new(2_000));
+        let options = Options::default();
+        let mut out = Vec::new();
+        let refusals = [
+            is_send(check(&device, &options)).await.err(),
+            is_send(repair(&device, &options)).await.err(),
+            is_send(info(&device, &options, &mut out)).await.err(),
+            is_send(dump(&device, &options, Structure::Root, &mut out)).await.err(),
+            is_send(export_object(&device, &options, Which::Name(b"a"), &mut Vec::new()))
+                .await
+                .err(),
+        ];
+        for refusal in refusals {
+            assert_eq!(refusal.map(|cause| cause.kind()), Some(ErrorKind::NotAStore));
+        }
+        let little = Options { memory_bytes: 1 << 20, ..options };
+        let refusal = check(&device, &little).await.expect_err("too little memory");
+        assert_eq!(refusal.kind(), ErrorKind::InvalidInput);
+    }
+}

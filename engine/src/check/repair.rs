@@ -34,6 +34,7 @@ use crate::check::source::Source;
 use crate::check::source::read;
 use crate::check::survey;
 use crate::check::survey::Survey;
+use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::format::block::BODY;
@@ -78,9 +79,9 @@ const EVICT: usize = 64;
 
 /// Mends what has one right answer in the store on `device`, and looks again. A sound store is not touched.
 ///
-/// Uses 8 MiB of memory or [`Options::memory_bytes`], whichever is more. Errors: as [`check`](crate::check::check)
+/// Uses [`Options::memory_bytes`] twice, the second time at least 8 MiB. Errors: as [`check`](crate::check::check)
 /// (nothing was changed then), and `Device`, `WritesStopped`, `TimedOut`, `OutOfMemory`, `NoSpace` when a repair could
-/// not be written: run it again. The future must be driven to its end: its writes go on if it is dropped.
+/// not be written: run it again; `Incompatible` for a store that may only be read. The future must be driven to its end: its writes go on if it is dropped.
 pub async fn repair(device: &Device, options: &Options<'_>) -> Result<Repaired> {
     let mut before = Report::new(options.findings_max);
     let Some(source) = Source::open(device, options, &mut before).await? else {
@@ -89,6 +90,10 @@ pub async fn repair(device: &Device, options: &Options<'_>) -> Result<Repaired> 
     let survey = survey::survey(&source, options, &mut before).await?;
     if before.mendable == 0 {
         return Ok(Repaired { after: before.clone(), done: Vec::new(), before });
+    }
+    if source.superblock.is_read_only() {
+        let why = "the store uses features that this version may only read";
+        return Err(Error::new(ErrorKind::Incompatible, why));
     }
     let mut done = Vec::new();
     let memory = Memory::new(options.memory_bytes.max(MEMORY_BYTES_MIN))?;
@@ -109,7 +114,12 @@ async fn superblocks(
     done: &mut Vec<String>,
 ) -> Result<()> {
     for at in SUPERBLOCKS {
-        let image = read(device, memory, at).await?;
+        let image = match read(device, memory, at).await {
+            Ok(image) => image,
+            // It is a finding of its own, and the other copy does.
+            Err(cause) if cause.kind() == ErrorKind::Device => continue,
+            Err(cause) => return Err(cause),
+        };
         let kind = Superblock::decode(at, &image).err().map(|cause| cause.kind());
         if kind.is_none_or(|kind| kind == ErrorKind::Incompatible) {
             continue;
@@ -262,13 +272,13 @@ impl Mend<'_> {
             match decoded {
                 Ok(found) => used = found,
                 Err(cause) if !cause.is_corruption() => return Err(cause),
-                Err(_) if !self.survey.is_whole => return Ok(None),
+                Err(_) if !self.survey.is_exact => return Ok(None),
                 Err(_) => (flags, is_sound) = (0, false),
             }
         }
         let owned = self.survey.owners.of_group(group);
         let mut target = owned.clone();
-        if !self.survey.is_whole {
+        if !self.survey.is_exact {
             only_in(&used, &owned).into_iter().for_each(|run| _ = target.set(run));
         }
         let mut target_flags = flags;

@@ -63,8 +63,8 @@ pub struct Survey {
     pub objects: u64,
     /// The highest id that is in use.
     pub highest: u64,
-    /// Whether all trees were reached, so that what nobody owns is free.
-    pub is_whole: bool,
+    /// Whether what nobody owns is free.
+    pub is_exact: bool,
     /// Whether the tree of objects was reached.
     pub has_all_objects: bool,
 }
@@ -77,12 +77,12 @@ pub async fn survey(source: &Source, options: &Options<'_>, report: &mut Report)
     objects.run(&mut look).await?;
     let Objects { dangling, nameless, highest, needed, .. } = objects;
     let objects = look.report.counts.objects;
-    let is_whole = look.lost.is_empty();
+    let is_exact = look.is_exact();
     let has_all_objects = look.is_whole(Tree::Objects);
     counts(&mut look, highest);
     groups::compare(&mut look, &needed).await?;
     let owners = look.owners;
-    Ok(Survey { owners, needed, dangling, nameless, objects, highest, is_whole, has_all_objects })
+    Ok(Survey { owners, needed, dangling, nameless, objects, highest, is_exact, has_all_objects })
 }
 
 /// The counts in the root that objects decide.

@@ -30,6 +30,9 @@ use crate::units::DeviceSpan;
 /// Leaves that are read at once.
 const AHEAD: usize = 32;
 
+/// Blocks between two words on progress.
+const TELL: u64 = 256;
+
 /// The trees of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tree {
@@ -63,18 +66,27 @@ pub struct Look<'a> {
     pub owners: Owners,
     /// Trees of which a part could not be reached.
     pub lost: Vec<Tree>,
+    /// Blocks of the last word on progress.
+    told: u64,
 }
 
 impl<'a> Look<'a> {
     /// A look at `source`, at its start.
     pub fn new(source: &'a Source, options: &'a Options<'a>, report: &'a mut Report) -> Self {
         let owners = Owners::new(source.layout.clone());
-        Self { source, options, report, owners, lost: Vec::new() }
+        Self { source, options, report, owners, lost: Vec::new(), told: 0 }
     }
 
     /// Whether all of `tree` was reached.
     pub fn is_whole(&self, tree: Tree) -> bool {
         !self.lost.contains(&tree)
+    }
+
+    /// Whether everything was reached and nothing contradicts: then what nobody owns is free. A block
+    /// that nobody owns beside a damaged extent may be what that one should lead to.
+    pub fn is_exact(&self) -> bool {
+        let doubts = [Fault::OwnedTwice, Fault::Outside, Fault::Extent];
+        self.lost.is_empty() && doubts.iter().all(|&fault| self.report.count(fault) == 0)
     }
 
     /// Claims blocks; findings say what is wrong with it. Whether they are usable at all.
@@ -93,7 +105,8 @@ impl<'a> Look<'a> {
                 self.report.add(Fault::Outside, place.at(start), words);
             }
         }
-        if self.owners.blocks().is_multiple_of(64) {
+        if self.owners.blocks() >= self.told + TELL {
+            self.told = self.owners.blocks();
             let used =
                 self.source.layout.data_blocks().saturating_sub(self.source.root.free_blocks);
             self.options.tell(self.owners.blocks(), used.max(self.owners.blocks()));
