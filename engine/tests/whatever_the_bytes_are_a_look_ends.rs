@@ -29,7 +29,7 @@ use support::format;
 use support::open;
 use support::simulate;
 
-const SEEDS: std::ops::Range<u64> = 0..400;
+const SEEDS: std::ops::Range<u64> = 0..200;
 
 /// A store on which a few things happened; sometimes not closed, so that its log is full.
 async fn store(rng: &mut Rng) -> SimDisk {
