@@ -10,6 +10,7 @@
 //! | room | what it is |
 //! |---|---|
 //! | `api` | [`Engine`], [`Object`], [`Transaction`]: the public verbs |
+//! | [`check`] | looking from outside: is a store sound, repair, export, dump |
 //! | `volume` | make, mount, recover, flusher: starts, paces and stops all below |
 //! | `namespace` | names to objects |
 //! | `object` | the provider: where an object's bytes lie; logged writes; truncate, punch, preallocate |
@@ -23,6 +24,7 @@
 
 mod alloc;
 mod api;
+pub mod check;
 pub mod doc;
 pub mod error;
 mod extent;

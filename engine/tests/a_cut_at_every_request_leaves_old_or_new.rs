@@ -69,6 +69,7 @@ async fn cut_a_transaction(requests: u64) -> Option<Left> {
     let _ = engine.close().await;
     let over = disk.is_powered();
     disk.power_cut();
+    support::is_sound(&disk, true).await;
     let engine = support::open(&disk).await.unwrap();
     let (a, b) = (read(&engine, "a").await, read(&engine, "b").await);
     engine.close().await.unwrap();
@@ -148,6 +149,7 @@ async fn cut_an_append(requests: u64) -> Option<usize> {
     let over = disk.is_powered();
     drop((object, engine));
     disk.power_cut();
+    support::is_sound(&disk, true).await;
     let engine = support::open(&disk).await.unwrap();
     let object = engine.object("a").await.unwrap();
     let found = content(&object).await;
@@ -234,6 +236,7 @@ async fn grow_everywhere(growth: Growth) -> (u64, u64) {
     engine.sync().await.unwrap();
     drop(engine);
     disk.power_cut();
+    support::is_sound(&disk, true).await;
     for _ in 0..2 {
         let engine = support::open(&disk).await.unwrap();
         for (name, &(old, start)) in &known {
@@ -295,6 +298,7 @@ async fn write_what_looks_like_the_journal(seed: u64) -> u64 {
         logged = next;
         drop((a, b, engine));
         disk.power_cut();
+        support::is_sound(&disk, true).await;
         engine = support::open(&disk).await.unwrap();
         assert!(read(&engine, "logged").await == logged, "seed {seed}, round {round}: logged");
         assert!(read(&engine, "plain").await[..plain.len()] == plain, "round {round}: plain");

@@ -249,6 +249,7 @@ async fn cut_when_full(seed: u64) {
         }
     }
     volume.disk.power_cut();
+    support::is_sound(&volume.disk, true).await;
     volume.engine = support::open(&volume.disk).await.expect("a full volume opens");
     for (name, bytes) in volume.model.clone() {
         // The last removal may have happened, unheard.

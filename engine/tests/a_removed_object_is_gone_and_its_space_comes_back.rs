@@ -219,10 +219,12 @@ async fn interrupt(disk: &SimDisk, engine: &Engine, how: Interruption) -> bool {
 /// Opens the cut volume, which may have to finish a removal; perhaps that is cut as well.
 async fn open_again(disk: &SimDisk, how: Interruption) -> Engine {
     disk.power_cut();
+    support::is_sound(disk, true).await;
     if let Interruption::Cut(_, requests) = how {
         disk.crash_after_requests(requests);
         let opened = support::open(disk).await;
         disk.power_cut();
+        support::is_sound(disk, true).await;
         drop(opened);
     }
     support::open(disk).await.expect("a cut volume opens")

@@ -61,3 +61,8 @@ fn cuts_in_transactions() {
 fn space_that_is_reused_too_early() {
     is_caught(&[Canary::ReuseBeforeApplied]);
 }
+
+#[test]
+fn space_that_is_lost() {
+    is_caught(&[Canary::LoseSpace]);
+}

@@ -333,6 +333,7 @@ async fn through_cuts(seed: u64) {
             interrupted = volume.run(batch).await;
         }
         volume.disk.power_cut();
+        support::is_sound(&volume.disk, true).await;
         volume.engine = support::open(&volume.disk).await.expect("a cut volume opens");
         volume.settle(interrupted).await;
         volume.check().await;
@@ -359,6 +360,7 @@ async fn one_call_cut(seed: u64, call: Call, requests: u64) {
     let expected = volume.answer(&call);
     let interrupted = volume.run(vec![(call, expected)]).await;
     volume.disk.power_cut();
+    support::is_sound(&volume.disk, true).await;
     volume.engine = support::open(&volume.disk).await.expect("a cut volume opens");
     volume.settle(interrupted).await;
     volume.check().await;
@@ -399,6 +401,7 @@ fn thousands_of_names_are_listed_in_pages_and_renamed_all_at_once() {
             assert!(volume.run(batch).await.is_empty());
         }
         volume.disk.power_cut();
+        support::is_sound(&volume.disk, true).await;
         volume.engine = support::open(&volume.disk).await.unwrap();
         volume.check().await;
         let all: Vec<Name> = volume.model.keys().cloned().collect();
@@ -407,6 +410,7 @@ fn thousands_of_names_are_listed_in_pages_and_renamed_all_at_once() {
             assert!(volume.run(batch.collect()).await.is_empty());
         }
         volume.disk.power_cut();
+        support::is_sound(&volume.disk, true).await;
         volume.engine = support::open(&volume.disk).await.unwrap();
         assert!(volume.engine.list("", 1).await.unwrap().is_empty());
     });
@@ -500,6 +504,7 @@ fn a_handle_goes_with_its_object_through_renames() {
             let gone = volume.engine.object("a").await.unwrap_err();
             assert_eq!(gone.kind(), ErrorKind::NotFound);
             volume.disk.power_cut();
+            support::is_sound(&volume.disk, true).await;
             volume.engine = support::open(&volume.disk).await.unwrap();
         }
     });

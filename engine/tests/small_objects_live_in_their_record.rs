@@ -220,6 +220,7 @@ async fn cut_while_moving(seed: u64, requests: u64, logged: bool, out: bool) -> 
     };
     let acknowledged = done.await.is_ok();
     disk.power_cut();
+    support::is_sound(&disk, true).await;
     drop((object, engine));
     let engine = support::open(&disk).await.unwrap();
     let object = engine.object("it").await.unwrap();

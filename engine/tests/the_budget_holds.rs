@@ -412,6 +412,7 @@ fn a_power_cut_in_the_smallest_budget_loses_no_commit() {
             last.commit().await.unwrap().durable().await.unwrap();
             world.accept(0, 0, 1, version);
             disk.power_cut();
+            support::is_sound(&disk, true).await;
             world.forget_plain_cells();
             reopened(world, support::open(&disk).await.unwrap()).await;
         });

@@ -300,6 +300,7 @@ async fn commits_in_a_row(seed: u64, cut: bool) {
             volume.check().await;
             volume.kept.clear();
             volume.disk.power_cut();
+            support::is_sound(&volume.disk, true).await;
             volume.open().await;
         }
         volume.check().await;

@@ -85,6 +85,7 @@ fn a_sync_records_the_size_that_it_found() {
         let (engine, a, b) = volume(&disk).await;
         sync_beside_a_writer(&engine, &a, &b).await.expect("a sound disk");
         disk.power_cut();
+        support::is_sound(&disk, true).await;
         drop((a, b, engine));
         let engine = support::open(&disk).await.unwrap();
         let a = engine.object("a").await.unwrap();
@@ -108,6 +109,7 @@ fn what_a_cut_left_behind_the_end_does_not_come_to_light() {
             disk.crash_after_requests(requests);
             let _ = sync_beside_a_writer(&engine, &a, &b).await;
             disk.power_cut();
+            support::is_sound(&disk, true).await;
             drop((a, b, engine));
             let engine = support::open(&disk).await.unwrap();
             let a = engine.object("a").await.unwrap();

@@ -6,6 +6,7 @@
 //! | [`format`](mod@format) | what does every byte on the device mean |
 //! | [`locks`] | which locks are there, in which order, and why can nothing deadlock |
 //! | [`faults`] | what is survived, what is only detected, and which test says so |
+//! | [`check`] | how is a store looked at from outside, and what does each finding mean |
 //! | [`tests`] | which test guards which invariant |
 //! | [`models`] | which races are explored, over which types, and what proves it |
 //! | [`mechanisms`] | which known race of a mapping layer is held off where, by which test, hit how often |
@@ -23,6 +24,8 @@ pub mod format {}
 pub mod locks {}
 #[doc = include_str!("faults.md")]
 pub mod faults {}
+#[doc = include_str!("check.md")]
+pub mod check {}
 #[doc = include_str!("tests.md")]
 pub mod tests {}
 #[doc = include_str!("models.md")]

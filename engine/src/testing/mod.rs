@@ -26,3 +26,8 @@ pub fn make_superblock_newer(image: &mut [u8]) {
 pub fn make_superblock_older(image: &mut [u8]) {
     superblock::make_older(image);
 }
+
+/// Puts the right checksum into `image`, a metadata block of `volume` that was changed at `at`.
+pub fn seal_metadata(image: &mut [u8], at: u64, volume: u32) {
+    crate::format::block::seal(image, crate::units::BlockNo(at), volume);
+}

@@ -40,6 +40,7 @@ use super::DEVICE_BLOCKS_TIGHT;
 use super::JOURNAL_BYTES;
 use super::bytes;
 use super::format;
+use super::is_sound;
 use super::open;
 use super::simulate;
 
@@ -564,6 +565,7 @@ fn crash_run(seed: u64, direct: bool) -> u64 {
             } else {
                 run.disk.power_cut();
             }
+            is_sound(&run.disk, true).await;
             let engine = open(&run.disk).await.expect("a cut volume opens");
             run.check(&engine).await;
             engine.close().await.expect("close");

@@ -6,6 +6,8 @@ pub mod crash;
 
 use foliant::Engine;
 use foliant::Result;
+use foliant::check::Options;
+use foliant::check::check;
 use foliant_device::Device;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
@@ -19,6 +21,8 @@ pub const DEVICE_BLOCKS_TIGHT: u64 = 32 + 1024 + 33 + 260;
 /// The smallest budget, so that eviction and waiting happen.
 pub const MEMORY_BYTES: u64 = 8 << 20;
 pub const BLOCK: usize = 4096;
+/// What a look at a store of these sizes needs.
+const CHECK_BYTES: u64 = 2 << 20;
 
 /// One thread, virtual time: one seed replays one run.
 pub fn simulate<T>(work: impl Future<Output = T>) -> T {
@@ -42,6 +46,15 @@ pub async fn format(disk: &SimDisk) {
 
 pub async fn open(disk: &SimDisk) -> Result<Engine> {
     Engine::open_device(Device::new(disk.attach())).memory_bytes(MEMORY_BYTES).run().await
+}
+
+/// Looks at the whole store on `disk` as recovery would find it, without changing it, and demands that
+/// nothing is wrong. With `data`, every checksum too.
+pub async fn is_sound(disk: &SimDisk, data: bool) {
+    let device = Device::new(disk.attach());
+    let options = Options { data, memory_bytes: CHECK_BYTES, ..Options::default() };
+    let report = check(&device, &options).await.expect("the store can be looked at");
+    assert!(report.is_sound(), "the store is damaged:\n{report}");
 }
 
 /// Runs `test` for each seed on all cores; a failure prints its seed and stops.

@@ -20,6 +20,7 @@ pub const FLOORS: &[(&str, &str, u32)] = &[
     ("engine", "testing", 12),
     ("engine", "api", 11),
     ("engine", "volume", 10),
+    ("engine", "check", 10),
     ("engine", "namespace", 9),
     ("engine", "object", 8),
     ("engine", "alloc", 7),
@@ -52,6 +53,7 @@ pub const NEVER: &[(&str, &[&str])] = &[
     ("extent", &["alloc", "folio", "iomap", "reclaim"]),
     ("iomap", &["object", "extent", "alloc", "journal", "meta", "format"]),
     ("object", &["namespace", "volume", "api"]),
+    ("check", &["folio", "iomap", "reclaim", "volume", "api"]),
 ];
 
 /// What each place of the engine may name of the device crate; the longest matching path wins.
@@ -60,6 +62,7 @@ pub const DEVICE_RIGHTS: &[(&str, &[&str])] = &[
     ("lib.rs", &["*"]),
     ("api/", &["*"]),
     ("volume/", &["*"]),
+    ("check/", &["*"]),
     ("object/", &["Buffer", "Segment"]),
     ("alloc/", &["Device", "Buffer", "Segment"]),
     ("meta/", &["*"]),
@@ -77,7 +80,7 @@ pub const DEVICE_RIGHTS: &[(&str, &[&str])] = &[
 /// Which of our crates a crate may use. Nothing uses bench or examples.
 pub const CRATES: &[(&str, &[&str])] = &[
     ("device", &[]),
-    ("engine", &["foliant_device"]),
+    ("engine", &["foliant", "foliant_device"]),
     ("bench", &["foliant", "foliant_bench", "foliant_device"]),
     ("examples", &["foliant", "foliant_examples"]),
 ];
