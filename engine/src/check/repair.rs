@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alloc::Space;
 use crate::alloc::Ticket;
-use crate::alloc::release::LogState;
 use crate::alloc::space::NODES_PER_CHANGE;
 use crate::check::owners::only_in;
 use crate::check::report::Fault;
@@ -59,8 +58,7 @@ use crate::meta::tree;
 use crate::meta::view::BlockRead;
 use crate::meta::view::BlockWrite;
 use crate::namespace;
-use crate::units::BlockNo;
-use crate::units::Lsn;
+use crate::object::ground::VolumeLog;
 use crate::units::ObjectId;
 
 /// What repair found, did and left.
@@ -163,23 +161,6 @@ async fn behind_the_log(
     let (outcome, (), ()) =
         join3(work, journal.clone().run(log.clone()), meta.clone().run(stop.clone())).await;
     outcome
-}
-
-/// What free space asks of the log.
-struct Log(Meta);
-
-impl LogState for Log {
-    fn is_logged(&self, block: BlockNo) -> bool {
-        self.0.is_logged(block)
-    }
-
-    fn durable(&self) -> Lsn {
-        self.0.durable_now()
-    }
-
-    fn applied(&self) -> Lsn {
-        self.0.applied_now()
-    }
 }
 
 /// The repairs that are transactions.
@@ -318,7 +299,7 @@ impl Mend<'_> {
     }
 
     async fn names(&mut self) -> Result<()> {
-        let space = Space::new(self.source.layout.clone(), Arc::new(Log(self.meta.clone())));
+        let space = Space::new(self.source.layout.clone(), Arc::new(VolumeLog(self.meta.clone())));
         space.load(self.meta.read().await.root())?;
         for key in &self.survey.dangling {
             let mut txn = self.meta.begin().await?;

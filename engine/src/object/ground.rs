@@ -39,7 +39,7 @@ pub struct Ground {
 }
 
 /// What free space asks of the log.
-struct VolumeLog(Meta);
+pub struct VolumeLog(pub Meta);
 
 impl LogState for VolumeLog {
     fn is_logged(&self, block: BlockNo) -> bool {
