@@ -8,11 +8,12 @@ mod support;
 use std::collections::BTreeMap;
 
 use foliant::Engine;
-use foliant::Object;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
 use support::BLOCK;
+use support::put;
+use support::read_all;
 
 /// Room for 1,500 blocks, or for so few that metadata is a good part of them.
 const SIZES: [u64; 2] = [32 + 1024 + 33 + 1_500, support::DEVICE_BLOCKS_TIGHT];
@@ -27,18 +28,6 @@ struct Volume {
     /// What every object holds, as far as it was accepted.
     model: BTreeMap<String, Vec<u8>>,
     made: u64,
-}
-
-fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
-    bytes.resize(bytes.len().max(at + data.len()), 0);
-    bytes[at..at + data.len()].copy_from_slice(data);
-}
-
-async fn read_all(object: &Object) -> Vec<u8> {
-    let mut bytes = vec![0; object.size() as usize];
-    let read = object.read_at(0, &mut bytes).await.unwrap();
-    assert_eq!(read, bytes.len());
-    bytes
 }
 
 impl Volume {

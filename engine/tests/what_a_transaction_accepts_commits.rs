@@ -22,6 +22,8 @@ use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
 use support::BLOCK;
+use support::put;
+use support::read_all;
 
 const OBJECTS: usize = 5;
 /// Blocks where writes go.
@@ -33,18 +35,6 @@ struct Volume {
     objects: Vec<Object>,
     contents: Vec<Vec<u8>>,
     rng: Rng,
-}
-
-fn put(content: &mut Vec<u8>, at: usize, data: &[u8]) {
-    content.resize(content.len().max(at + data.len()), 0);
-    content[at..at + data.len()].copy_from_slice(data);
-}
-
-async fn read_all(object: &Object) -> Vec<u8> {
-    let mut bytes = vec![0; object.size() as usize];
-    let read = object.read_at(0, &mut bytes).await.unwrap();
-    assert_eq!(read, bytes.len());
-    bytes
 }
 
 impl Volume {

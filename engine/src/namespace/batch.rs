@@ -58,8 +58,8 @@ impl<'a> Batch<'a> {
     }
 
     /// The objects whose removal is to be finished behind the commit.
-    pub fn removed(&self) -> &[ObjectId] {
-        &self.removed
+    pub fn into_removed(self) -> Vec<ObjectId> {
+        self.removed
     }
 }
 

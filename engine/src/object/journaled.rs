@@ -156,9 +156,11 @@ pub async fn commit_over_stored<B: Beside>(
     let mut out_of_records = Vec::new();
     // What the transaction makes has no record yet, and was charged for whole.
     for part in parts.iter().filter(|part| !part.object.state().is_pending()) {
-        out_of_records.push(part.object.state().keep_out_of_record());
+        let touched: Vec<u64> = part.touched().map(|(block, _)| block).collect();
+        if touched.first() == Some(&0) {
+            out_of_records.push(part.object.state().keep_out_of_record());
+        }
         if !is_broken(Canary::LogWholeOnly) {
-            let touched: Vec<u64> = part.touched().map(|(block, _)| block).collect();
             stored::write_as_they_are(ground, &part.object, &touched).await?;
         }
     }

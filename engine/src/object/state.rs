@@ -117,10 +117,11 @@ impl ObjectState {
         self.inline.store(inline, Ordering::Release);
     }
 
-    /// Keeps writeback from storing block 0 in the record while the answer lives. For one holder: who
-    /// has the range of block 0 alone, or does not touch that block.
+    /// Keeps writeback from storing block 0 in the record while the answer lives. For who has the range of
+    /// block 0 alone: two holders would end each other's.
     pub fn keep_out_of_record(self: &Arc<Self>) -> OutOfRecord {
-        self.out_of_record.store(true, Ordering::Release);
+        let before = self.out_of_record.swap(true, Ordering::AcqRel);
+        assert!(!before, "block 0 is kept out of its record twice");
         OutOfRecord(self.clone())
     }
 

@@ -5,6 +5,7 @@
 pub mod crash;
 
 use foliant::Engine;
+use foliant::Object;
 use foliant::Result;
 use foliant::check::Options;
 use foliant::check::check;
@@ -89,4 +90,18 @@ pub fn for_seeds(seeds: std::ops::Range<u64>, test: impl Fn(u64) + Sync) {
 pub fn bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
     let tag = rng.next_u64();
     (0..len).map(|i| (tag.rotate_left((i % 64) as u32) as u8) ^ (i / 64) as u8 | 1).collect()
+}
+
+/// Writes into a model as a write goes into an object: it grows if need be.
+pub fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    bytes.resize(bytes.len().max(at + data.len()), 0);
+    bytes[at..at + data.len()].copy_from_slice(data);
+}
+
+/// All that an object holds.
+pub async fn read_all(object: &Object) -> Vec<u8> {
+    let mut bytes = vec![0; object.size() as usize];
+    let read = object.read_at(0, &mut bytes).await.expect("every block can be read");
+    assert_eq!(read, bytes.len(), "short read");
+    bytes
 }
