@@ -375,8 +375,8 @@ impl Transaction {
     /// Makes the changes visible, in the order of commits; the handle waits for durability.
     ///
     /// Other readers see the new bytes, sizes and names as soon as the transaction is accepted, before it is
-    /// durable; each block, size and name at once, several of them one after the other. Whoever acts on what
-    /// it read, and must not act on what a crash takes back, waits for a commit of its own or a sync.
+    /// durable. A read of an object sees what the commit does to it entirely or not at all; several objects,
+    /// and names, change one after the other. Whoever acts on what it read, and must not act on what a crash takes back, waits for a commit of its own or a sync.
     /// A transaction whose blocks are not stored as they are, and that are too many to be logged whole, has
     /// them written back first. Removed objects have given their space back on return.
     ///

@@ -14,6 +14,7 @@ use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::flight::Flights;
 use crate::iomap::pause::Pauses;
+use crate::iomap::publish::Publications;
 use crate::kit::memory::Memory;
 use crate::kit::range_lock::RangeLock;
 use crate::kit::sync::Semaphore;
@@ -52,6 +53,7 @@ pub struct Mapped<P, T> {
     /// The guesses for tests, which read without a handle.
     pub(super) ahead: Reader,
     pub(super) flights: Flights,
+    pub(super) publications: Publications,
     /// One permit per batch that may be on its way; who must have none on its way takes all.
     pub(super) writeback: Semaphore,
     /// Batches that failed so far.
@@ -126,6 +128,7 @@ impl Counts {
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Puts the parts together.
     pub fn new(parts: Parts<P, T>) -> Self {
+        let publications = Publications::of(parts.cache.object().0);
         Self {
             provider: parts.provider,
             cache: parts.cache,
@@ -136,6 +139,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             #[cfg(test)]
             ahead: Reader::default(),
             flights: Flights::default(),
+            publications,
             writeback: Semaphore::new(WRITEBACK_BATCHES),
             failed_batches: AtomicU64::new(0),
             counts: Counts::default(),

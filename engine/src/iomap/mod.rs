@@ -14,6 +14,8 @@
 //! | [`seek`] | data, holes, extents: what lies where, with what the cache holds |
 //! | [`hold`] | folios locked for a transaction |
 //! | [`writeback`] | dirty folios to the device |
+//! | [`publish`] | how a read learns that a commit came by |
+//! | [`whole`] | reads that see a commit entirely or not at all |
 //! | `retry` | what happens when a mapping goes stale |
 //! | [`iter`] | the cursor over mappings |
 //! | [`ahead`] | the read-ahead detector |
@@ -38,6 +40,7 @@ mod identity;
 pub mod iter;
 mod launch;
 pub mod pause;
+pub mod publish;
 pub mod read;
 pub mod read_direct;
 mod retry;
@@ -45,6 +48,7 @@ pub mod run;
 pub mod scrub;
 pub mod seek;
 pub mod share;
+pub mod whole;
 pub mod write;
 pub mod write_direct;
 pub mod writeback;

@@ -51,6 +51,23 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Errors: `InvalidInput`, `Device`, `Corrupt` (naming the device block), `OutOfMemory`,
     /// `TimedOut`; the content of `dst` is unspecified then. Dropping the future has no effect.
     pub async fn read_by(&self, reader: &Reader, offset: u64, dst: &mut [u8]) -> Result<usize> {
+        let mut looks = self.looks();
+        loop {
+            looks.begin().await;
+            let read = self.read_once(reader, offset, dst).await?;
+            if looks.is_whole() {
+                return Ok(read);
+            }
+        }
+    }
+
+    /// The same, but a commit may show itself in the middle of it.
+    pub(super) async fn read_once(
+        &self,
+        reader: &Reader,
+        offset: u64,
+        dst: &mut [u8],
+    ) -> Result<usize> {
         let range = checked_range(offset, dst.len())?;
         let end = range.end.min(self.provider.size()).max(offset);
         let len = (end - offset) as usize;
@@ -72,12 +89,13 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok((end - offset) as usize)
     }
 
-    /// As [`Mapped::read_at`], but only from the cache: `None` as soon as something is missing. Never
-    /// waits, allocates nothing; the content of `dst` is unspecified after `None`.
+    /// As [`Mapped::read_at`], but only from the cache: `None` as soon as something is missing, or when a
+    /// commit shows itself beside it. Never waits, allocates nothing; the content of `dst` is unspecified after `None`.
     ///
     /// Errors: `InvalidInput`.
     pub fn try_read_at(&self, offset: u64, dst: &mut [u8]) -> Result<Option<usize>> {
         let range = checked_range(offset, dst.len())?;
+        let seen = self.publications.seen();
         let end = range.end.min(self.provider.size()).max(offset);
         let len = (end - offset) as usize;
         let mut done = 0;
@@ -91,7 +109,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         // A truncate may have passed by: what it cut off was never ours to see.
         let end = end.min(self.provider.size()).max(offset);
-        Ok(Some((end - offset) as usize))
+        Ok(self.publications.is_whole(seen).then_some((end - offset) as usize))
     }
 
     /// Copies what one folio holds from `at` on; 0 if its first block is not up to date.

@@ -148,8 +148,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         within: Range<usize>,
     ) -> (Option<Buffer>, Result<usize>) {
         let mut memory = Some(memory);
-        let result = self.read_parts(offset, &mut memory, within).await;
-        (memory, result)
+        let mut looks = self.looks();
+        loop {
+            looks.begin().await;
+            let result = self.read_parts(offset, &mut memory, within.clone()).await;
+            if result.is_err() || looks.is_whole() {
+                return (memory, result);
+            }
+        }
     }
 
     async fn read_parts(
@@ -184,7 +190,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let len = (bytes.end - bytes.start) as usize;
         let into = &mut bytes_of(memory)?[at..at + len];
-        Ok(self.read_by(&Reader::default(), bytes.start, into).await? as u64)
+        Ok(self.read_once(&Reader::default(), bytes.start, into).await? as u64)
     }
 
     /// Reads `blocks` to block `at` of the memory; gives back how many bytes lay below the size.

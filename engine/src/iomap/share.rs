@@ -37,6 +37,18 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             return Err(Error::invalid(why));
         }
         let range = checked_range(range.start, len as usize)?;
+        let mut looks = self.looks();
+        loop {
+            looks.begin().await;
+            let shared = self.share_once(reader, &range).await?;
+            if looks.is_whole() {
+                return Ok(shared);
+            }
+        }
+    }
+
+    /// The same, but a commit may show itself in the middle of it.
+    async fn share_once(&self, reader: &Reader, range: &Range<u64>) -> Result<Option<Segment>> {
         let end = range.end.min(self.provider.size());
         if end <= range.start {
             return Ok(None);
@@ -59,7 +71,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let order = len.div_ceil(BLOCK).next_power_of_two().ilog2() as u8;
         let mut buffer = self.memory.allocate(order, Purpose::Data).await?;
         let bytes = buffer.get_mut().expect("a fresh buffer has one owner");
-        let read = self.read_by(reader, range.start, &mut bytes[..len as usize]).await?;
+        let read = self.read_once(reader, range.start, &mut bytes[..len as usize]).await?;
         Ok(buffer.segment(0..read))
     }
 }

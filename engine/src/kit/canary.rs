@@ -44,6 +44,8 @@ pub enum Canary {
     LeaveCutSize,
     /// A punch does not keep writeback still.
     PunchBesideWriteback,
+    /// Readers do not look whether a commit shows itself beside them.
+    ShowHalfCommits,
     /// Replay goes on behind what is no group, block by block, and takes what looks like one.
     ScanOn,
     /// Replay takes groups of an earlier epoch for good.

@@ -20,6 +20,8 @@ pub enum Rank {
     Images,
     /// A share of what may be dirty.
     DirtyRoom,
+    /// The turn of a commit to show what it changes in an object.
+    Gate(u64),
     /// The range lock of an object.
     Range(u64),
     /// Something of an object's cache. Objects in their order, so that a commit over several does not

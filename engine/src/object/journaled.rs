@@ -8,8 +8,9 @@
 //!
 //! Guarantees: a commit is accepted whole or not at all; until `Prepared::commit_with` nothing has
 //! an effect, so dropping the future before is harmless, and behind it nothing waits. A folio that
-//! carries a journal mark is not evicted before its block is home. Each block changes at once for
-//! readers; a read of several blocks that runs beside the commit may see some of them old.
+//! carries a journal mark is not evicted before its block is home.
+//!
+//! A read sees what a commit does to its object entirely or not at all (`iomap::whole`).
 //!
 //! Does not: wait for durability, choose what belongs to a transaction. Called by
 //! `api::transaction`.
@@ -28,6 +29,7 @@ use crate::extent::Extent;
 use crate::extent::Lookup;
 use crate::folio::Folio;
 use crate::iomap::grip::Grip;
+use crate::iomap::publish::MayPublish;
 use crate::iomap::writeback::StillWriteback;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
@@ -135,8 +137,11 @@ pub async fn commit<B: Beside>(
     beside: &mut B,
 ) -> Result<Lsn> {
     let _images = part::admit(wing, parts).await?;
+    let objects = part::objects(parts);
+    let gates = part::gates(&objects).await;
     let ranges = part::lock_all(parts).await?;
-    commit_locked(ground, wing, (parts, &ranges), beside, Base::AsFound).await
+    let locked = LockedParts { parts, gates: &gates, ranges: &ranges };
+    commit_locked(ground, wing, locked, beside, Base::AsFound).await
 }
 
 /// The same for transactions whose blocks cannot all be logged whole. Those that would have to be are first
@@ -152,6 +157,8 @@ pub async fn commit_over_stored<B: Beside>(
     beside: &mut B,
 ) -> Result<Lsn> {
     let _images = part::admit(wing, parts).await?;
+    let objects = part::objects(parts);
+    let gates = part::gates(&objects).await;
     let ranges = part::lock_all(parts).await?;
     let mut out_of_records = Vec::new();
     // What the transaction makes has no record yet, and was charged for whole.
@@ -165,17 +172,27 @@ pub async fn commit_over_stored<B: Beside>(
         }
     }
     metrics::counter!("foliant_commits_over_stored_total").increment(1);
-    commit_locked(ground, wing, (parts, &ranges), beside, Base::Stored).await
+    let locked = LockedParts { parts, gates: &gates, ranges: &ranges };
+    commit_locked(ground, wing, locked, beside, Base::Stored).await
+}
+
+/// Parts whose ranges are locked, with the right to show what changes in their objects.
+#[derive(Clone, Copy)]
+struct LockedParts<'a> {
+    parts: &'a [LoggedPart],
+    gates: &'a [MayPublish<'a>],
+    ranges: &'a [RangeGuard],
 }
 
 /// Commits what is locked.
 async fn commit_locked<B: Beside>(
     ground: &Ground,
     wing: &Wing,
-    (parts, ranges): (&[LoggedPart], &[RangeGuard]),
+    locked: LockedParts<'_>,
     beside: &mut B,
     base: Base,
 ) -> Result<Lsn> {
+    let LockedParts { parts, gates, ranges } = locked;
     let blocks: usize = parts.iter().map(|part| part.touched().count()).sum();
     let reserved = ground.reserve(blocks as u64 + beside.promises()).await?;
     let mut staged = stage(&wing.memory, parts, blocks).await?;
@@ -191,6 +208,7 @@ async fn commit_locked<B: Beside>(
     ticket.record(&mut txn).await?;
     let prepared = txn.prepare().await?;
     // From here on nothing waits and nothing fails: the transaction is accepted.
+    let publishing: Vec<_> = gates.iter().map(MayPublish::publish).collect();
     let lsn = prepared.commit_with(|lsn| {
         note(lsn, parts, &sizes, &staged.changes);
         beside.accepted(lsn);
@@ -198,6 +216,7 @@ async fn commit_locked<B: Beside>(
     ticket.settle(lsn);
     drop(reserved);
     publish(ground, parts, staged, lsn);
+    drop(publishing);
     finish_cuts(parts, ranges).await;
     Ok(lsn)
 }

@@ -14,6 +14,7 @@ use tokio::sync::SemaphorePermit;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::iomap::publish::MayPublish;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::lock_order;
@@ -133,12 +134,12 @@ fn ranges_of(blocks: impl Iterator<Item = u64>, open: Option<u64>) -> Vec<Range<
     ranges
 }
 
-/// Locks the ranges of all parts. They come in the order of their objects, and nobody else holds ranges
-/// of two objects, so commits cannot deadlock.
+/// Locks the ranges of all parts, which are in the order of their objects ([`objects`]); nobody else holds
+/// ranges of two objects, so commits cannot deadlock.
 ///
 /// Errors: `Closed`, and a kept failure of an object.
 pub async fn lock_all(parts: &mut [LoggedPart]) -> Result<Vec<RangeGuard>> {
-    parts.sort_by_key(|p| p.object.state().id());
+    assert!(parts.is_sorted_by_key(|p| p.object.state().id()), "ranges are locked out of order");
     let mut ranges = Vec::with_capacity(parts.len());
     for part in parts {
         part.object.state().check()?;
@@ -146,6 +147,22 @@ pub async fn lock_all(parts: &mut [LoggedPart]) -> Result<Vec<RangeGuard>> {
         part.object.state().check_present()?;
     }
     Ok(ranges)
+}
+
+/// The objects of the parts, in the order in which they are locked.
+pub fn objects(parts: &mut [LoggedPart]) -> Vec<Arc<OpenObject>> {
+    parts.sort_by_key(|p| p.object.state().id());
+    parts.iter().map(|part| part.object.clone()).collect()
+}
+
+/// The right to show what changes in `objects`, one after the other. Before any range is locked: a reader
+/// that keeps commits out locks ranges.
+pub async fn gates(objects: &[Arc<OpenObject>]) -> Vec<MayPublish<'_>> {
+    let mut gates = Vec::with_capacity(objects.len());
+    for object in objects {
+        gates.push(object.core().may_publish().await);
+    }
+    gates
 }
 
 /// Images that a transaction over `blocks` blocks of `objects` objects holds at most: two more per object, the
