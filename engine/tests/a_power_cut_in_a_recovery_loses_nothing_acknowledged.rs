@@ -11,6 +11,8 @@ use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::testing::Canary;
 use foliant::testing::break_on_purpose;
+use foliant::testing::stop;
+use foliant::testing::stop::Stop;
 use foliant_device::Device;
 use foliant_device::error::DeviceErrorKind;
 use foliant_device::error::Operation;
@@ -128,4 +130,49 @@ fn a_device_that_holds_another_store_is_refused() {
         engine.close().await.unwrap();
         support::is_sound(&disk, true).await;
     });
+}
+
+/// A batch is on the device, a flush of somebody else fails, writes are brought back, and only then the batch
+/// asks for its flush, which succeeds: the failed one was final for its data all the same.
+#[test]
+fn a_flush_behind_a_recovery_does_not_save_what_an_earlier_one_lost() {
+    for seed in 0..20 {
+        support::simulate(async move {
+            let options = SimOptions { seed, volatile_cache: true, ..SimOptions::default() };
+            let disk = SimDisk::new(DEVICE_BLOCKS, options);
+            support::format(&disk).await;
+            let engine = support::open(&disk).await.unwrap();
+            let (held, other) =
+                (engine.create("held").await.unwrap(), engine.create("other").await.unwrap());
+            let bytes = vec![seed as u8 + 1; 8 * BLOCK];
+            held.write_at(0, &bytes).await.unwrap();
+            stop::close(Stop::BeforeCompletion, true);
+            let before = stop::hits(Stop::BeforeCompletion);
+            let syncing = tokio::spawn({
+                let held = held.clone();
+                async move { held.sync().await }
+            });
+            while stop::hits(Stop::BeforeCompletion) == before {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            // One sync more would wait at the same place, so a checkpoint's flush fails.
+            let rule = FaultRule::fail(DeviceErrorKind::Io).on(Operation::Flush);
+            let rule = disk.inject(rule.times(1));
+            drop(other);
+            engine.create("third").await.unwrap();
+            let _ = engine.recover().await;
+            assert_eq!(disk.struck(rule), 1);
+            engine.recover().await.unwrap();
+            stop::close(Stop::BeforeCompletion, false);
+            if syncing.await.unwrap().is_err() {
+                held.sync().await.expect("its data went to other places");
+            }
+            disk.power_cut();
+            drop((held, engine));
+            let engine = support::open(&disk).await.unwrap();
+            let found = support::read_all(&engine.object("held").await.unwrap()).await;
+            assert!(found == bytes, "what a sync had promised is lost");
+            engine.close().await.unwrap();
+        });
+    }
 }
