@@ -64,3 +64,4 @@ pub use api::Transaction;
 pub use error::Error;
 pub use error::ErrorKind;
 pub use error::Result;
+pub use volume::resume::Resumed;

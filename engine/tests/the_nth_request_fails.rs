@@ -184,17 +184,50 @@ impl Run {
     async fn script(&mut self) {
         let opened = support::open(&self.disk).await;
         let Some(engine) = self.heard("open", opened) else { return };
-        self.create(&engine).await;
-        self.cut(&engine).await;
-        self.punch(&engine).await;
-        self.commit(&engine).await;
+        self.steps(&engine).await;
+        self.heard("close", engine.close().await);
+    }
+
+    async fn steps(&mut self, engine: &Engine) {
+        self.create(engine).await;
+        self.cut(engine).await;
+        self.punch(engine).await;
+        self.commit(engine).await;
         let renamed = engine.rename("renamed", "renamed-2").await;
         self.renamed = Some(self.heard("rename", renamed).is_some());
         let removed = engine.remove("removed").await;
         self.removed = Some(self.heard("remove", removed).is_some());
         let listed = engine.list("", 100).await;
         self.heard("list", listed);
-        self.heard("close", engine.close().await);
+    }
+
+    /// The fault is gone: the same process goes on. With `failing`, that request of the recovery fails, and
+    /// it is asked for again. Everything that readers see is durable when a sync says so.
+    async fn recover(&mut self, engine: &Engine, failing: Option<u64>) {
+        if let Some(nth) = failing {
+            let rule = self.disk.inject(FaultRule::fail(DeviceErrorKind::Io).after(nth));
+            let outcome = engine.recover().await;
+            self.heard("recover", outcome);
+            self.disk.withdraw(rule);
+        }
+        engine.recover().await.expect("the device works again");
+        for (name, known) in &mut self.objects {
+            let Ok(object) = engine.object(name).await else { continue };
+            object.sync().await.unwrap_or_else(|cause| panic!("{name} after recover: {cause}"));
+            let seen = read_all(&object).await.unwrap();
+            if let Err(why) = is_made_of(&seen, &known.visible) {
+                panic!("{name} after recover: {why}");
+            }
+            *known = Known::synced(seen);
+        }
+        let object = engine.create("later").await.unwrap();
+        object.write_at(0, &pattern(5, 3 * BLOCK)).await.unwrap();
+        object.sync().await.unwrap();
+        let mut transaction = engine.transaction();
+        transaction.write_at(&object, 77, b"logged").unwrap();
+        transaction.commit().await.unwrap().durable().await.unwrap();
+        let bytes = read_all(&object).await.unwrap();
+        self.objects.insert("later", Known::synced(bytes));
     }
 
     async fn create(&mut self, engine: &Engine) {
@@ -379,4 +412,58 @@ fn once_on_a_volume_that_must_recover() {
 #[test]
 fn for_ever_on_a_volume_that_must_recover() {
     every_request(u64::MAX, false);
+}
+
+/// The same, but the engine stays open over the failure, recovers, and meets a power cut some time later.
+fn run_on(nth: u64, times: u64, failing: Option<u64>) -> bool {
+    support::simulate(async {
+        let work = async {
+            let mut run = Run::new(nth % 5, true).await;
+            let engine = support::open(&run.disk).await.unwrap();
+            let rule = FaultRule::fail(DeviceErrorKind::Io).after(nth).times(times);
+            let rule = run.disk.inject(rule);
+            run.steps(&engine).await;
+            let struck = run.disk.struck(rule);
+            run.disk.withdraw(rule);
+            run.recover(&engine, failing).await;
+            run.disk.power_cut();
+            drop(engine);
+            check(&run).await;
+            struck > 0
+        };
+        tokio::time::timeout(BOUND, work).await.expect("something hangs")
+    })
+}
+
+fn every_request_in_one_process(times: u64, failing: Option<u64>) {
+    let mut failed = Vec::new();
+    let mut nth = 0;
+    loop {
+        match std::panic::catch_unwind(|| run_on(nth, times, failing)) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) => failed.push(nth),
+        }
+        nth += 1;
+        assert!(nth < 2_000, "the script does not end");
+    }
+    assert!(nth > 40, "only {nth} requests");
+    assert!(failed.is_empty(), "of {nth} requests, failing these is not recovered: {failed:?}");
+}
+
+#[test]
+fn once_and_then_the_same_process_goes_on() {
+    every_request_in_one_process(1, None);
+}
+
+#[test]
+fn for_long_and_then_the_same_process_goes_on() {
+    every_request_in_one_process(u64::MAX, None);
+}
+
+#[test]
+fn once_and_then_each_request_of_recover_fails_too() {
+    for failing in 0..12 {
+        every_request_in_one_process(1, Some(failing));
+    }
 }

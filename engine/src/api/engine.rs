@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::kit::lock_order::watched;
 use crate::namespace::ops;
 use crate::volume::mount::Volume;
+use crate::volume::resume::Resumed;
 
 /// An open store. Cheap to clone; all clones are the same engine.
 #[derive(Clone, Debug)]
@@ -98,6 +99,21 @@ impl Engine {
     /// Errors: the first failure; the other objects are synced anyway.
     pub async fn sync(&self) -> Result<()> {
         self.volume()?.flusher.sync_all().await
+    }
+
+    /// Brings writes back after a failed journal write or flush stopped them, and lets data be written back
+    /// again whose writeback had failed, once the device works. The process goes on; nothing acknowledged
+    /// is lost, and a sync that succeeds afterwards is true. Does nothing when nothing had failed.
+    ///
+    /// What had been sent to the device and not been proven durable is sent again: groups of the log to
+    /// their places, data to new ones. Who had heard an error before may find his change done.
+    ///
+    /// Errors: `NotAStore` (another store lies on the device now), `Corrupt` (its log is of another time),
+    /// `Device`, `TimedOut` (a request that does not end), `OutOfMemory`, `WritesStopped` (a task of the engine
+    /// panicked: open the store again; or it failed again), `Closed`. Writes stay stopped then, and it can
+    /// be called again. Dropping the future does not stop it.
+    pub async fn recover(&self) -> Result<Resumed> {
+        self.volume()?.recover().await
     }
 
     /// Which machinery moves blocks, and why that one.

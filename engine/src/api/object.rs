@@ -205,7 +205,7 @@ impl Object {
 
     /// Everything accepted on this object before the call is durable on return.
     ///
-    /// Errors: a kept failure of writeback (it stays an error: the data is in memory, not on the
+    /// Errors: a kept failure of writeback (it stays an error until `recover`: the data is in memory, not on the
     /// device), `Closed`, `WritesStopped`, `Device`; `OutOfMemory`, `NoSpace` and `TimedOut` when writing
     /// back could not go on for now. Dropping the future does not stop it.
     pub async fn sync(&self) -> Result<()> {

@@ -26,17 +26,27 @@ fn place(sequence: u64) -> BlockNo {
 /// Writes what follows `slot` into both slots; durable on return. The answer is the newest one.
 ///
 /// Errors: `Device`, `OutOfMemory`: the log may start at the old place or at the new one.
-pub async fn write_both(
+pub async fn write_both(device: &Device, memory: &Memory, volume: u32, slot: Slot) -> Result<Slot> {
+    let (slot, outcome) = try_both(device, memory, volume, slot).await;
+    outcome.map(|()| slot)
+}
+
+/// The same; the answer holds the newest durable slot also after an error. Who tries again must go on
+/// from that one: the next write must never go over the only slot that is whole.
+pub async fn try_both(
     device: &Device,
     memory: &Memory,
     volume: u32,
     mut slot: Slot,
-) -> Result<Slot> {
+) -> (Slot, Result<()>) {
     for _ in JOURNAL_HEADERS {
-        slot.sequence += 1;
-        write(device, memory, volume, slot).await?;
+        let next = Slot { sequence: slot.sequence + 1, ..slot };
+        if let Err(cause) = write(device, memory, volume, next).await {
+            return (slot, Err(cause));
+        }
+        slot = next;
     }
-    Ok(slot)
+    (slot, Ok(()))
 }
 
 async fn write(device: &Device, memory: &Memory, volume: u32, slot: Slot) -> Result<()> {

@@ -73,6 +73,8 @@ struct Inner {
     work: Notify,
     /// Rung when the tail moved.
     room: Notify,
+    /// Rung when the write of a group has ended.
+    landed: Notify,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,11 @@ struct State {
     /// Where sealed groups behind the tail end, oldest first.
     boundaries: VecDeque<Boundary>,
     spare: Vec<Buffer>,
+    /// Groups whose write is on its way.
+    flying: usize,
+    /// Groups that have a place and are not known to be durable, oldest first: the first one failed, or
+    /// writes were stopped. At most as many as fly at once. Written again by [`Journal::rewrite`].
+    kept: VecDeque<Sealed>,
     stats: JournalStats,
 }
 
@@ -125,6 +132,7 @@ pub struct JournalStats {
 }
 
 /// A group on its way.
+#[derive(Debug)]
 struct Sealed {
     start: LogPosition,
     last: Lsn,
@@ -222,6 +230,8 @@ impl Journal {
             slot_sequence: slot.sequence,
             boundaries: VecDeque::new(),
             spare,
+            flying: 0,
+            kept: VecDeque::new(),
             stats: JournalStats::default(),
         };
         let inner = Inner {
@@ -236,6 +246,7 @@ impl Journal {
             durable: Watermark::new(Lsn(0), poison.clone()),
             work: Notify::new(),
             room: Notify::new(),
+            landed: Notify::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -357,9 +368,10 @@ impl Journal {
             (Slot { sequence, epoch, tail, next_group }, boundary)
         };
         let Inner { device, memory, volume, .. } = &*self.inner;
-        let slot = slots::write_both(device, memory, *volume, slot).await?;
+        let (slot, outcome) = slots::try_both(device, memory, *volume, slot).await;
         let mut state = self.inner.state.lock();
         state.slot_sequence = slot.sequence;
+        outcome?;
         state.tail = boundary.end;
         state.applied = to;
         state.stats.tail_moves += 1;
@@ -369,7 +381,70 @@ impl Journal {
         Ok(())
     }
 
-    /// The writing loop; returns when `stop` is cancelled and everything appended is written.
+    /// Waits until no group is on its way. The caller knows that writes are stopped, so that none starts.
+    ///
+    /// Errors: `TimedOut` after [`LOG_ROOM_WAIT`]. Dropping has no effect.
+    pub async fn at_rest(&self) -> Result<()> {
+        let waiting = async {
+            loop {
+                let landed = self.inner.landed.notified();
+                tokio::pin!(landed);
+                landed.as_mut().enable();
+                if self.inner.state.lock().flying == 0 {
+                    return;
+                }
+                landed.await;
+            }
+        };
+        tokio::time::timeout(LOG_ROOM_WAIT, waiting).await.map_err(|_| {
+            Error::new(ErrorKind::TimedOut, "waited too long for a write of the log to end")
+        })
+    }
+
+    /// Errors: `Corrupt` when the log on the device is not the one that this journal wrote last: somebody
+    /// else has opened the store, or it is an older copy. `Device`, `OutOfMemory`. No tail is being moved.
+    pub async fn check_identity(&self) -> Result<()> {
+        let Inner { device, memory, volume, epoch, .. } = &*self.inner;
+        let found = slots::read(device, memory, *volume).await?;
+        let own = self.inner.state.lock().slot_sequence;
+        // A header whose write failed may be there all the same; and where the newest one cannot be read, the
+        // one before it answers, which was written in the same move.
+        let known = own.saturating_sub(1)..=own + 1;
+        if found.epoch != *epoch || !known.contains(&found.sequence) {
+            let why = "the log on the device is of another time than this engine's";
+            return Err(Error::new(ErrorKind::Corrupt, why));
+        }
+        Ok(())
+    }
+
+    /// Writes every group again that is not known to be durable, the same bytes at the same places, in
+    /// order; how many. The caller knows that writes are stopped and that the journal is at rest.
+    ///
+    /// Errors: `Device`; the rest stays to be written. To be driven to its end by a task of the engine: a
+    /// write that was dropped goes on, and would meet the next one on the same blocks.
+    pub async fn rewrite(&self) -> Result<u64> {
+        let mut count = 0;
+        loop {
+            let place = {
+                let state = self.inner.state.lock();
+                let Some(sealed) = state.kept.front() else { return Ok(count) };
+                (self.inner.ring.block(sealed.start), sealed.buffer.segment(0..sealed.bytes))
+            };
+            let (at, segment): (_, Segment) = place;
+            if !is_broken(Canary::ForgetKeptGroups) {
+                self.inner.device.write(at.0, vec![segment], Persist::Durable).await?;
+            }
+            let mut state = self.inner.state.lock();
+            let sealed = state.kept.pop_front().expect("nobody else takes it");
+            state.spare.push(sealed.buffer);
+            drop(state);
+            self.inner.durable.advance(sealed.last);
+            count += 1;
+        }
+    }
+
+    /// The writing loop; returns when `stop` is cancelled and everything appended is written. While writes
+    /// are stopped it waits.
     pub async fn run(self, stop: CancellationToken) {
         let mut flights = FuturesOrdered::new();
         loop {
@@ -378,8 +453,15 @@ impl Journal {
             {
                 flights.push_back(self.write(sealed));
             }
-            if flights.is_empty() && (stop.is_cancelled() || self.inner.poison.get().is_some()) {
+            if flights.is_empty() && stop.is_cancelled() {
                 return;
+            }
+            if flights.is_empty() && self.inner.poison.get().is_some() {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = self.inner.poison.cleared() => continue,
+                }
             }
             tokio::select! {
                 biased;
@@ -417,6 +499,7 @@ impl Journal {
         state.boundaries.push_back(boundary);
         state.stats.groups += 1;
         state.stats.bytes += whole;
+        state.flying += 1;
         Some(Sealed { start, last, buffer, bytes: whole as usize })
     }
 
@@ -431,15 +514,28 @@ impl Journal {
     }
 
     fn written(&self, sealed: Sealed, outcome: Result<()>) {
-        match outcome {
-            // A group behind a failed one is on the device, but replay will not reach it.
-            Ok(()) if self.inner.poison.get().is_none() => self.inner.durable.advance(sealed.last),
-            Ok(()) => {}
-            Err(cause) => self.inner.poison.set(cause),
+        if let Err(cause) = &outcome {
+            self.inner.poison.set(cause.clone());
         }
         let mut state = self.inner.state.lock();
-        state.spare.push(sealed.buffer);
+        state.flying -= 1;
+        // A group behind a failed one is on the device, but replay will not reach it.
+        let durable = outcome.is_ok() && state.kept.is_empty() && self.inner.poison.get().is_none();
+        let reached = match durable {
+            true => {
+                state.spare.push(sealed.buffer);
+                Some(sealed.last)
+            }
+            false => {
+                state.kept.push_back(sealed);
+                None
+            }
+        };
         drop(state);
+        if let Some(last) = reached {
+            self.inner.durable.advance(last);
+        }
         self.inner.work.notify_one();
+        self.inner.landed.notify_waiters();
     }
 }

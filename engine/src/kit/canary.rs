@@ -50,6 +50,8 @@ pub enum Canary {
     ScanOn,
     /// Replay takes groups of an earlier epoch for good.
     IgnoreEpoch,
+    /// Groups of the log that failed are taken for durable by `recover` without being written again.
+    ForgetKeptGroups,
 }
 
 #[cfg(feature = "testing")]

@@ -15,11 +15,13 @@ use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::stop;
 use crate::kit::stop::Stop;
+use crate::limits::LOG_ROOM_WAIT;
 use crate::meta::store::Inner;
 use crate::meta::store::Meta;
 use crate::meta::table::Going;
@@ -93,6 +95,33 @@ impl Meta {
         inner.flushes.flush(flush).await
     }
 
+    /// Lets writes go on after a failure stopped them: what was in flight has ended, the log on the device
+    /// is this one, a flush works, and every group that was not acknowledged is written again. Images that
+    /// may not have arrived at home are still held, and go there again before the tail moves.
+    ///
+    /// The answer is how many groups were written again. Errors: `Device`, `Corrupt`, `TimedOut`,
+    /// `WritesStopped` (for good): writes stay stopped, and it can be called again. To be driven to its end
+    /// by a task of the engine.
+    pub async fn resume(&self) -> Result<u64> {
+        let inner = &self.inner;
+        let round = tokio::time::timeout(LOG_ROOM_WAIT, inner.checkpoint.lock()).await;
+        let _round = round.map_err(|_| {
+            Error::new(ErrorKind::TimedOut, "waited too long for a round of the checkpoint to end")
+        })?;
+        if inner.poison.get().is_none() {
+            return Ok(0);
+        }
+        inner.journal.at_rest().await?;
+        inner.journal.check_identity().await?;
+        // That it works says nothing about what was written before: who sent that asks `check_since`.
+        inner.device.flush().await?;
+        let rewritten = inner.journal.rewrite().await?;
+        match inner.poison.clear() {
+            true => Ok(rewritten),
+            false => inner.poison.check().map(|()| rewritten),
+        }
+    }
+
     /// Asks the checkpointer's loop for a checkpoint of all that is logged now, and waits for it.
     ///
     /// For callers whose future may be dropped: a round must not be, because its writes go on and
@@ -127,7 +156,7 @@ impl Meta {
                 if self.inner.poison.get().is_none() {
                     self.inner.poison.set(cause);
                 }
-                return;
+                continue;
             }
             self.inner.rounds.send_modify(|finished| *finished += 1);
         }

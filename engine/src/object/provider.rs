@@ -45,6 +45,8 @@ pub struct ObjectProvider {
 #[derive(Debug)]
 pub struct WritebackBatch {
     ticket: Ticket,
+    /// [`crate::kit::poison::Poison::times`] before anything was sent to the device.
+    times: u64,
 }
 
 impl ObjectProvider {
@@ -229,6 +231,7 @@ impl MappingProvider for ObjectProvider {
         size: u64,
     ) -> Result<(WritebackBatch, Vec<Placement>)> {
         stop::at(Stop::BeforeWritebackMapping).await;
+        let times = self.ground.poison.times();
         self.ground.poison.check()?;
         let view = self.ground.meta.read().await;
         let mut ticket = self.ground.ticket();
@@ -259,7 +262,7 @@ impl MappingProvider for ObjectProvider {
         };
         settled.extend(placements(&fresh, &spans));
         settled.sort_by_key(|p| p.blocks.start);
-        Ok((WritebackBatch { ticket }, settled))
+        Ok((WritebackBatch { ticket, times }, settled))
     }
 
     async fn writeback_done(
@@ -268,12 +271,14 @@ impl MappingProvider for ObjectProvider {
         runs: Vec<PlacedRun>,
         settled_size: u64,
     ) -> Result<()> {
-        let WritebackBatch { mut ticket } = batch;
+        let WritebackBatch { mut ticket, times } = batch;
         let to_device = runs.iter().any(|run| run.image.is_none());
         stop::at(Stop::BeforeCompletion).await;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
         if to_device && !is_broken(Canary::MapBeforeData) {
             self.ground.meta.flush().await?;
+            // A flush that failed since the data was sent is final for it, whatever this one says.
+            self.ground.poison.check_since(times)?;
         }
         let mut txn = self.ground.meta.begin().await?;
         let written = runs.iter().map(|r| r.placement.blocks.len()).sum();

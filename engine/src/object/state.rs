@@ -1,15 +1,15 @@
 //! What is known of one open object apart from its bytes: sizes, validity, health.
 //!
 //! Guarantees: the durable size follows the log (it changes only inside the transaction that
-//! records it); a failure once noted stays. Does not hold folios or extents. Called by the
+//! records it); a failure once noted stays until it is forgiven. Does not hold folios or extents. Called by the
 //! provider, by `object::resize` and by `object::journaled`.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::kit::sync::Mutex;
 use crate::kit::sync::atomic::AtomicBool;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
@@ -36,8 +36,10 @@ pub struct ObjectState {
     /// A transaction makes the object and is not committed.
     pending: AtomicBool,
     removed: AtomicBool,
-    /// The first failed writeback. It stays: a later sync must not turn a lost write into success.
-    failed: OnceLock<Error>,
+    /// The first failed writeback. It stays until `recover` sends the data again: a later sync must not turn
+    /// a lost write into success.
+    failed: Mutex<Option<Error>>,
+    has_failed: AtomicBool,
     /// Changes of mappings.
     pub(crate) cookies: Cookies,
     /// Changes of stored bytes: those of mappings, and logged blocks that go home in place.
@@ -56,7 +58,8 @@ impl ObjectState {
             out_of_record: AtomicBool::new(false),
             pending: AtomicBool::new(false),
             removed: AtomicBool::new(false),
-            failed: OnceLock::new(),
+            failed: Mutex::new(None),
+            has_failed: AtomicBool::new(false),
             cookies: Cookies::new(),
             contents: Cookies::new(),
         }
@@ -157,7 +160,10 @@ impl ObjectState {
 
     /// Keeps the first failure of writeback.
     pub fn mark_failed(&self, cause: &Error) {
-        if self.failed.set(cause.clone()).is_ok() {
+        let mut failed = self.failed.lock();
+        if failed.is_none() {
+            *failed = Some(cause.clone());
+            self.has_failed.store(true, Ordering::Release);
             tracing::error!(object = self.id.0, %cause, "writeback failed; the data stays in memory");
         }
     }
@@ -165,10 +171,25 @@ impl ObjectState {
     /// Errors: `Closed` when removed, the kept failure when writeback failed.
     pub fn check(&self) -> Result<()> {
         self.check_present()?;
-        match self.failed.get() {
-            Some(cause) => Err(cause.clone()),
+        match self.failure() {
+            Some(cause) => Err(cause),
             None => Ok(()),
         }
+    }
+
+    /// The kept failure of writeback.
+    pub fn failure(&self) -> Option<Error> {
+        if !self.has_failed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.failed.lock().clone()
+    }
+
+    /// Forgets the kept failure, so that the dirty data is written back again; whether there was one.
+    pub fn forgive(&self) -> bool {
+        let mut failed = self.failed.lock();
+        self.has_failed.store(false, Ordering::Release);
+        failed.take().is_some()
     }
 
     /// Errors: `Closed` when removed.

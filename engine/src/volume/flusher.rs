@@ -123,11 +123,15 @@ impl Flusher {
     }
 
     async fn write_back(&self, object: &Arc<OpenObject>) -> Result<()> {
+        let poison = &self.table.ground().poison;
+        let times = poison.times();
         let written = object.core().write_back(FileBlocks::new(0, u64::MAX)).await;
         written.map(|_| ()).inspect_err(|cause| {
             // What was refused before anything was sent to the device can be tried again.
             let final_for_these_bytes = !cause.is_retryable() || cause.is_no_space();
-            if final_for_these_bytes && !object.state().is_removed() {
+            // While writes are stopped everybody hears that; and what came of it must not outlive `recover`.
+            let stopped = poison.check_since(times).is_err();
+            if final_for_these_bytes && !stopped && !object.state().is_removed() {
                 object.state().mark_failed(cause);
             }
         })

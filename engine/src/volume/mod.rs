@@ -4,4 +4,5 @@ pub mod flusher;
 pub mod make;
 pub mod mount;
 mod reclaimer;
+pub mod resume;
 mod shrinkers;

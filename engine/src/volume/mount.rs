@@ -56,16 +56,20 @@ pub struct Volume {
     /// Blocks that can hold data or metadata.
     pub data_blocks: u64,
     closed: AtomicBool,
+    /// Identity of the store.
+    pub(super) uuid: [u8; 16],
+    /// One recovery at a time.
+    pub(super) recovering: Arc<tokio::sync::Mutex<()>>,
     /// The verbs that are on their way.
     verbs: TaskTracker,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     reclaiming: Reclaiming,
 }
 
 /// The background loops, and the order in which they stop.
 #[derive(Debug, Clone)]
-struct Tasks {
-    tracker: TaskTracker,
+pub(super) struct Tasks {
+    pub(super) tracker: TaskTracker,
     /// The loops of the log, which end before whoever waits for them.
     log_tracker: TaskTracker,
     /// Stops the flusher and the reclaimer: no new work after it.
@@ -126,8 +130,21 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     tasks.tracker.spawn(running);
     let closed = AtomicBool::new(false);
     let verbs = TaskTracker::new();
-    let volume =
-        Volume { device, table, flusher, recovered, data_blocks, closed, verbs, tasks, reclaiming };
+    let uuid = superblock.uuid;
+    let recovering = Arc::default();
+    let volume = Volume {
+        device,
+        table,
+        flusher,
+        recovered,
+        data_blocks,
+        closed,
+        uuid,
+        recovering,
+        verbs,
+        tasks,
+        reclaiming,
+    };
     if let Err(cause) = volume.table.finish_removals().await {
         // Only the space of removed objects is at stake; the next opening tries again.
         tracing::warn!(%cause, "a removal that was interrupted cannot be finished");
@@ -135,7 +152,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     Ok(volume)
 }
 
-async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock> {
+pub(super) async fn read_superblock(device: &Device, memory: &Memory) -> Result<Superblock> {
     let (mut copies, mut unreadable) = ([None, None], None);
     for (copy, at) in copies.iter_mut().zip(SUPERBLOCKS) {
         if at.0 >= device.geometry().blocks {
@@ -201,7 +218,7 @@ fn spawn_guarded(
         fn drop(&mut self) {
             if std::thread::panicking() {
                 let why = "a background task of the engine panicked";
-                self.0.set(Error::new(ErrorKind::WritesStopped, why));
+                self.0.set_for_good(Error::new(ErrorKind::WritesStopped, why));
             }
         }
     }
