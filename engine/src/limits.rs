@@ -73,6 +73,9 @@ pub const DIRTY_WAIT: Duration = Duration::from_secs(60);
 pub const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// How long the writeback of a folio may take before who waits for it hears an error.
 pub const WRITEBACK_WAIT: Duration = Duration::from_secs(60);
+/// How long closing waits for a device that is asked for nothing new any more, in each of its steps. At
+/// most twice as long, because it looks that often.
+pub const CLOSE_STALL_WAIT: Duration = Duration::from_secs(30);
 /// How long a commit waits for room in the log.
 pub const LOG_ROOM_WAIT: Duration = Duration::from_secs(60);
 

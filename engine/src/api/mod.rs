@@ -3,6 +3,7 @@
 mod direct;
 mod engine;
 mod handle;
+mod health;
 mod object;
 mod options;
 mod scrub;
@@ -12,6 +13,8 @@ mod work;
 
 pub use direct::DirectBuffer;
 pub use engine::Engine;
+pub use health::FailedObject;
+pub use health::Health;
 pub use object::ExtentInfo;
 pub use object::ExtentState;
 pub use object::Object;

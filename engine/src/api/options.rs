@@ -174,7 +174,11 @@ impl OpenOptions {
         let counted = CountDevice::new(device.clone());
         let counters = counted.counters();
         let started = tokio::time::Instant::now();
-        let options = MountOptions { memory_bytes: self.memory_bytes, discards: self.discards };
+        let options = MountOptions {
+            memory_bytes: self.memory_bytes,
+            discards: self.discards,
+            counters: counters.clone(),
+        };
         match mount::open(Device::new(counted), options).await {
             Ok(volume) => {
                 let elapsed = started.elapsed();

@@ -25,6 +25,7 @@ use crate::object::open::OpenObject;
 use crate::object::resize;
 use crate::object::table::Table;
 use crate::units::FileBlocks;
+use crate::volume::guarded::guarded;
 
 /// The flusher looks around this often even when nobody rings.
 const TICK: Duration = Duration::from_secs(1);
@@ -63,7 +64,8 @@ impl Flusher {
     /// does not stop the work.
     pub async fn sync(self: &Arc<Self>, object: Arc<OpenObject>) -> Result<()> {
         let this = self.clone();
-        let task = self.tracker.spawn(async move { this.flush(&object).await });
+        let poison = &self.table.ground().poison;
+        let task = self.tracker.spawn(guarded(poison, async move { this.flush(&object).await }));
         task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("sync ended: {cause}")))?
     }
 
@@ -85,7 +87,7 @@ impl Flusher {
         if let Poll::Ready(done) = first.await {
             return done;
         }
-        let task = self.tracker.spawn(work);
+        let task = self.tracker.spawn(guarded(&self.table.ground().poison, work));
         task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("task ended: {cause}")))?
     }
 

@@ -1,8 +1,10 @@
 //! The volume: make, open, close, and the tasks that keep it going.
 
 pub mod flusher;
+mod guarded;
 pub mod make;
 pub mod mount;
+mod patience;
 mod reclaimer;
 pub mod resume;
 mod shrinkers;

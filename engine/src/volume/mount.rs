@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use foliant_device::Device;
+use foliant_device::wrap::count::Counters;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +40,8 @@ use crate::reclaim::Reclaim;
 use crate::reclaim::pressure;
 use crate::reclaim::shrink::ReclaimStats;
 use crate::volume::flusher::Flusher;
+use crate::volume::guarded::guarded;
+use crate::volume::patience::Patience;
 use crate::volume::reclaimer;
 use crate::volume::shrinkers::Reclaiming;
 
@@ -64,6 +67,7 @@ pub struct Volume {
     verbs: TaskTracker,
     pub(super) tasks: Tasks,
     reclaiming: Reclaiming,
+    patience: Patience,
 }
 
 /// The background loops, and the order in which they stop.
@@ -79,12 +83,14 @@ pub(super) struct Tasks {
 }
 
 /// What the opener decides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MountOptions {
     /// The memory budget.
     pub memory_bytes: u64,
     /// Whether freed blocks are discarded before they are used again.
     pub discards: bool,
+    /// What the device is asked for.
+    pub counters: Arc<Counters>,
 }
 
 /// Says when the control group does not allow as much memory as the budget.
@@ -127,7 +133,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let discards = (options.discards && device.geometry().discard).then(|| device.clone());
     let flusher = Flusher::new(table.clone(), tasks.tracker.clone(), discards);
     let running = flusher.clone().run(tasks.stop.clone());
-    tasks.tracker.spawn(running);
+    tasks.tracker.spawn(guarded(&table.ground().poison, running));
     let closed = AtomicBool::new(false);
     let verbs = TaskTracker::new();
     let uuid = superblock.uuid;
@@ -144,6 +150,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
         verbs,
         tasks,
         reclaiming,
+        patience: Patience::new(options.counters),
     };
     if let Err(cause) = volume.table.finish_removals().await {
         // Only the space of removed objects is at stake; the next opening tries again.
@@ -200,33 +207,15 @@ impl Tasks {
         let poison = table.ground().poison.clone();
         let meta = table.ground().meta.clone();
         let wing = table.wing().clone();
-        spawn_guarded(&log_tracker, &poison, journal.clone().run(stop_log.clone()));
-        spawn_guarded(&log_tracker, &poison, meta.run(stop_log.clone()));
-        spawn_guarded(&tracker, &poison, reclaimer::run(reclaim, wing, stop.clone()));
+        log_tracker.spawn(guarded(&poison, journal.clone().run(stop_log.clone())));
+        log_tracker.spawn(guarded(&poison, meta.run(stop_log.clone())));
+        tracker.spawn(guarded(&poison, reclaimer::run(reclaim, wing, stop.clone())));
         Self { tracker, log_tracker, stop, stop_log }
     }
 }
 
-/// Spawns a loop; if it panics, the volume is poisoned with that as the cause.
-fn spawn_guarded(
-    tracker: &TaskTracker,
-    poison: &Poison,
-    work: impl Future<Output = ()> + Send + 'static,
-) {
-    struct Guard(Poison);
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let why = "a background task of the engine panicked";
-                self.0.set_for_good(Error::new(ErrorKind::WritesStopped, why));
-            }
-        }
-    }
-    let guard = Guard(poison.clone());
-    tracker.spawn(async move {
-        let _guard = guard;
-        work.await;
-    });
+fn task_ended(cause: &tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Closed, format!("a task of closing ended: {cause}"))
 }
 
 impl Volume {
@@ -261,7 +250,8 @@ impl Volume {
     /// Writes everything back, checkpoints, stops the loops and closes the device.
     ///
     /// Errors: `Closed` when somebody has closed it before, else the first thing that could not be
-    /// made durable; all steps are taken anyway. Dropping the future does not stop the closing.
+    /// made durable; all steps are taken anyway. `TimedOut`, naming the step, when the device does not end
+    /// a request: what was lent to it stays lent. Dropping the future does not stop the closing.
     pub async fn close(&self) -> Result<()> {
         let closing = tokio::spawn(self.closing()?);
         closing.await.map_err(|cause| {
@@ -287,27 +277,35 @@ impl Volume {
         let verbs = self.verbs.clone();
         let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
         let (ground, reclaiming) = (self.table.ground().clone(), self.reclaiming.clone());
-        let device = self.device.clone();
+        let (device, patience) = (self.device.clone(), self.patience.clone());
         Ok(async move {
             // What was entered is finished first, with everything running that it may wait for.
             verbs.close();
-            verbs.wait().await;
+            let entered =
+                patience.wait("waiting for verbs that are on their way", verbs.wait()).await;
             tasks.stop.cancel();
-            let synced = flusher.sync_all().await;
+            let synced = patience.wait("writing back", flusher.sync_all()).await.flatten();
             let home = match ground.poison.check() {
-                Ok(()) => ground.meta.checkpoint().await,
+                // A task of its own: one that is given up goes on, and must not be dropped.
+                Ok(()) => {
+                    let meta = ground.meta.clone();
+                    let round = tasks.tracker.spawn(async move { meta.checkpoint().await });
+                    let round = patience.wait("bringing the log home", round).await;
+                    round.and_then(|round| round.unwrap_or_else(|cause| Err(task_ended(&cause))))
+                }
                 Err(cause) => Err(cause),
             };
             tasks.stop_log.cancel();
             tasks.log_tracker.close();
-            tasks.log_tracker.wait().await;
+            let log = patience.wait("waiting for the log", tasks.log_tracker.wait()).await;
             // What was appended behind the loops' back is not written any more; who waits must know.
             ground.poison.retire(Error::new(ErrorKind::Closed, "the engine is closed"));
             tasks.tracker.close();
-            tasks.tracker.wait().await;
+            let stopped = patience.wait("waiting for background tasks", tasks.tracker.wait()).await;
             drop(reclaiming);
-            let closed = device.close().await.map_err(Error::from);
-            synced.and(home).and(closed)
+            let closed = patience.wait("closing the device", device.close()).await;
+            let closed = closed.and_then(|closed| closed.map_err(Error::from));
+            entered.and(synced).and(home).and(log).and(stopped).and(closed)
         })
     }
 }

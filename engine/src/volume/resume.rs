@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::object::table::Table;
+use crate::volume::guarded::guarded;
 use crate::volume::mount::Volume;
 use crate::volume::mount::read_superblock;
 
@@ -35,11 +36,13 @@ impl Volume {
         let entered = self.enter()?;
         let (device, table, uuid) = (self.device.clone(), self.table.clone(), self.uuid);
         let turn = self.recovering.clone();
-        let task = self.tasks.tracker.spawn(async move {
+        let poison = table.ground().poison.clone();
+        let work = async move {
             let _entered = entered;
             let _one = turn.lock().await;
             run(&device, &table, uuid).await
-        });
+        };
+        let task = self.tasks.tracker.spawn(guarded(&poison, work));
         task.await.map_err(|cause| {
             Error::new(ErrorKind::Closed, format!("recovering did not finish: {cause}"))
         })?
