@@ -68,6 +68,10 @@ pub struct Run {
     /// A block device to run on; its content is lost.
     #[arg(long, conflicts_with = "file")]
     pub device: Option<PathBuf>,
+    /// Of `kill-reopen`: so many kills, each with its own seed, after a random life of half of
+    /// `--seconds` to all of it.
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u64,
     #[command(flatten)]
     pub options: Options,
 }
