@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use crate::place::Lodging;
 use crate::place::Wish;
 use crate::rows::Part;
+use crate::rows::PeerLine;
 use crate::rows::RowLine;
 use crate::workload::Wishes;
 use crate::workload::parse_bytes;
@@ -42,6 +43,9 @@ pub enum Do {
     /// Fills the cache once and tells what that cost; started by `row f`.
     #[command(hide = true)]
     RowPart(Part),
+    /// Writes files as it is told on standard input; started by rows.
+    #[command(hide = true)]
+    RowPeer(PeerLine),
     /// Writes until killed; started by `run kill-reopen`.
     #[command(hide = true)]
     KillChild(Run),

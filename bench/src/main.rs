@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         },
         Do::Row(line) => rows::run(&line),
         Do::RowPart(line) => rows::part(&line),
+        Do::RowPeer(line) => rows::peer(&line),
         Do::KillChild(run) => match run.target {
             Which::Foliant => kill_child::<Foliant>(&run),
             Which::Raw => kill_child::<Raw>(&run),

@@ -6,10 +6,14 @@
 
 mod cached;
 mod cage;
+mod commits;
 mod contest;
+mod disk;
 mod fio;
 mod line;
 mod memory;
+mod overwrite;
+mod peer;
 mod plan;
 mod pread;
 mod report;
@@ -36,6 +40,8 @@ use crate::workload::parse_bytes;
 
 pub use crate::rows::memory::Part;
 pub use crate::rows::memory::part;
+pub use crate::rows::peer::PeerLine;
+pub use crate::rows::peer::peer;
 
 /// A row's name, what it is, and what measures it.
 struct Row {
@@ -81,6 +87,25 @@ const ROWS: &[Row] = &[
         about: "sequential overwrite, 1 MiB calls, one final sync; peer fio 1 MiB depth 16, end_fsync",
         run: stream::c2,
     },
+    Row {
+        name: "d1",
+        about: "random 4 KiB overwrite, a sync every 16,384, half full; peers XFS, the bare device",
+        run: overwrite::d1,
+    },
+    Row { name: "d2", about: "the same with a sync every 1,024", run: overwrite::d2 },
+    Row { name: "d3", about: "d1 at 80 % full", run: overwrite::d3 },
+    Row {
+        name: "d4",
+        about: "device bytes per user byte of d1, journal included",
+        run: overwrite::d4,
+    },
+    Row {
+        name: "e1",
+        about: "durable commits of 4 KiB, 1 client; peers XFS overwrite and append, the bare device",
+        run: commits::e1,
+    },
+    Row { name: "e2", about: "the same with 16 clients", run: commits::e2 },
+    Row { name: "e3", about: "the same with 64 clients; flushes per commit", run: commits::e3 },
     Row {
         name: "f",
         about: "bytes of memory per cached 4 KiB beyond the data, in single blocks and large folios",
