@@ -4,19 +4,25 @@
 //! data is verified, and a peer that cannot run is named instead of left out. Does not judge by
 //! anything but the row's own levels. Called by `main.rs`.
 
+mod bare;
 mod cached;
 mod cage;
 mod commits;
 mod contest;
+mod dirty;
 mod disk;
+mod extents;
 mod fio;
 mod line;
 mod memory;
+mod objects;
+mod opening;
 mod overwrite;
 mod peer;
 mod plan;
 mod pread;
 mod report;
+mod sparse;
 mod store;
 mod stream;
 mod uncached;
@@ -112,6 +118,36 @@ const ROWS: &[Row] = &[
         run: memory::f,
     },
     Row {
+        name: "g1",
+        about: "bytes of log replayed per second of opening; peer fio, sequential read",
+        run: opening::g1,
+    },
+    Row {
+        name: "g2",
+        about: "milliseconds of opening: after a clean close, after a kill with a 128 MiB journal",
+        run: opening::g2,
+    },
+    Row {
+        name: "h1",
+        about: "extent look-up with 10^7 extents in one object over 10^3 (--count)",
+        run: extents::h1,
+    },
+    Row {
+        name: "h2",
+        about: "create, open, commit with 10^7 objects over one (--count)",
+        run: objects::h2,
+    },
+    Row {
+        name: "h3",
+        about: "open, allocate, sync in a sparse store of 64 TiB over 64 GiB",
+        run: sparse::h3,
+    },
+    Row {
+        name: "h4",
+        about: "a durable commit beside 200,000 dirty blocks over none (--count)",
+        run: dirty::h4,
+    },
+    Row {
         name: "writers",
         about: "two writers on one object over one writer; peer pwrite on one file on XFS",
         run: writers::writers,
@@ -132,6 +168,9 @@ pub struct RowLine {
     /// Bytes of user data instead of the row's own.
     #[arg(long, value_parser = parse_bytes)]
     size: Option<u64>,
+    /// How many extents, objects or dirty blocks, of rows h1, h2 and h4.
+    #[arg(long)]
+    count: Option<u64>,
     /// Folder for the files of the row (default: the temporary folder).
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -180,6 +219,10 @@ impl RowLine {
         let smallest = 8 << 20;
         let whole = self.size.is_none_or(|s| s >= smallest && s.is_multiple_of(smallest));
         ensure!(whole, "--size must be a multiple of 8MiB");
+        ensure!(
+            self.count.is_none_or(|n| (2..=100_000_000).contains(&n)),
+            "--count must be 2 to 10^8"
+        );
         let (pairs, seconds) = match self.quick {
             true => (self.pairs.min(2), self.seconds.min(0.1)),
             false => (self.pairs, self.seconds),
@@ -194,6 +237,7 @@ impl RowLine {
         Ok(Plan {
             rules,
             size: self.size,
+            count: self.count,
             folder: self.folder.clone(),
             quick: self.quick,
             alone: self.alone,
