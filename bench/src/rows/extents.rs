@@ -27,6 +27,8 @@ const FEW: u64 = 1000;
 const MANY: u64 = 10_000_000;
 /// Look-ups between two looks at the clock.
 const ROUND: u64 = 64;
+/// The making of extents ends here, and says how many there are.
+const MAKING_MAX: Duration = Duration::from_secs(400);
 /// Memory for the look-ups, in bytes per extent: what the row asks is not what a miss costs.
 const MEMORY_PER_EXTENT: u64 = 100;
 
@@ -68,8 +70,8 @@ impl Side for Lookups<'_> {
 pub fn h1(plan: &Plan, outcome: &mut Outcome) -> Result<()> {
     let many = plan.count(MANY, 2000);
     let few = FEW.min(many / 2).max(1);
-    let (small, few_object) = made(plan, outcome, "few", few)?;
-    let (large, many_object) = made(plan, outcome, "many", many)?;
+    let (small, few_object, few) = made(plan, outcome, "few", few)?;
+    let (large, many_object, many) = made(plan, outcome, "many", many)?;
     let mut peer = Lookups { bare: &small, object: &few_object, extents: few, looked: 0, wrong: 0 };
     let mut subject =
         Lookups { bare: &large, object: &many_object, extents: many, looked: 0, wrong: 0 };
@@ -83,27 +85,36 @@ pub fn h1(plan: &Plan, outcome: &mut Outcome) -> Result<()> {
     Ok(())
 }
 
-/// A store with one object of `extents` extents, opened anew.
-fn made(plan: &Plan, outcome: &mut Outcome, name: &str, extents: u64) -> Result<(Bare, Object)> {
+/// A store with one object of `extents` extents, opened anew; how many there are, because making them
+/// has an end.
+fn made(
+    plan: &Plan,
+    outcome: &mut Outcome,
+    name: &str,
+    extents: u64,
+) -> Result<(Bare, Object, u64)> {
     let memory = (extents * MEMORY_PER_EXTENT).max(16 << 20);
     let bytes = extents * BLOCK * 5 / 4 + (256 << 20);
     let bare = Bare::make(plan, name, bytes, memory, true)?;
     let start = Instant::now();
-    bare.runtime.block_on(async {
+    let count = bare.runtime.block_on(async {
         let object = bare.engine.create("extents").await?;
         object.truncate(extents * 2 * BLOCK).await?;
-        for extent in 0..extents {
-            object.preallocate(extent * 2 * BLOCK..(extent * 2 + 1) * BLOCK).await?;
+        let mut count = 0;
+        while count < extents && start.elapsed() < MAKING_MAX {
+            object.preallocate(count * 2 * BLOCK..(count * 2 + 1) * BLOCK).await?;
+            count += 1;
             tokio::task::consume_budget().await;
         }
         object.sync().await?;
-        anyhow::Ok(())
+        anyhow::Ok(count)
     })?;
+    let (seconds, memory) = (start.elapsed().as_secs_f64(), memory >> 20);
     outcome.fact(
         &format!("{extents} extents"),
-        format!("made in {:.1} s, memory {} MiB", start.elapsed().as_secs_f64(), memory >> 20),
+        format!("{count} made in {seconds:.1} s, memory {memory} MiB"),
     );
     let bare = bare.reopened()?;
     let object = bare.runtime.block_on(bare.engine.object("extents"))?;
-    Ok((bare, object))
+    Ok((bare, object, count))
 }

@@ -28,8 +28,10 @@ const MANY: u64 = 10_000_000;
 const MEMORY: u64 = 256 << 20;
 /// Bytes of a device per object that there will be: its record, its name, half-full leaves.
 const DEVICE_PER_OBJECT: u64 = 700;
-/// Objects of one transaction that makes many.
-const BATCH: u64 = 64;
+/// Objects of one transaction that makes many, at most.
+const BATCH_MAX: u64 = 64;
+/// Bytes of log that making one of them may take.
+const LOG_PER_OBJECT: u64 = 20 << 10;
 /// Objects that are compared after reopening.
 const LOOKED_AT: u64 = 10_000;
 /// The making of objects ends here, and says how many there are.
@@ -81,8 +83,8 @@ async fn once(engine: &Engine, what: What, number: u64, created: u64) -> Result<
     let object = engine.object(name(b'o', number)).await?;
     if what == What::Commit {
         let mut transaction = engine.transaction();
-        // The same bytes again: what is compared at the end stays true.
-        transaction.write_at(&object, 0, &number.to_le_bytes())?;
+        // Never the same bytes again, which would need no log; and behind those that are compared.
+        transaction.write_at(&object, 8, &created.to_le_bytes())?;
         transaction.commit_with(Durability::Durable).await?;
     }
     Ok(())
@@ -150,7 +152,8 @@ fn made(
     bare.runtime.block_on(async {
         while count < objects && start.elapsed() < MAKING_MAX {
             let mut transaction = bare.engine.transaction();
-            let end = objects.min(count + BATCH);
+            let batch = (transaction.log_bytes_max() / LOG_PER_OBJECT).clamp(1, BATCH_MAX);
+            let end = objects.min(count + batch);
             for number in count..end {
                 let object = transaction.create(name(b'o', number))?;
                 transaction.write_at(&object, 0, &number.to_le_bytes())?;
