@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use crate::place::Lodging;
 use crate::place::Wish;
 use crate::rows::Part;
+use crate::rows::PeerLine;
 use crate::rows::RowLine;
 use crate::workload::Wishes;
 use crate::workload::parse_bytes;
@@ -42,6 +43,9 @@ pub enum Do {
     /// Fills the cache once and tells what that cost; started by `row f`.
     #[command(hide = true)]
     RowPart(Part),
+    /// Writes files as it is told on standard input; started by rows.
+    #[command(hide = true)]
+    RowPeer(PeerLine),
     /// Writes until killed; started by `run kill-reopen`.
     #[command(hide = true)]
     KillChild(Run),
@@ -68,6 +72,10 @@ pub struct Run {
     /// A block device to run on; its content is lost.
     #[arg(long, conflicts_with = "file")]
     pub device: Option<PathBuf>,
+    /// Of `kill-reopen`: so many kills, each with its own seed, after a random life of half of
+    /// `--seconds` to all of it.
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u64,
     #[command(flatten)]
     pub options: Options,
 }

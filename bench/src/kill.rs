@@ -70,15 +70,28 @@ struct Heard {
     syncs: u64,
 }
 
+/// What one kill gave, in numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Toll {
+    /// Acknowledged before the kill.
+    pub commits: u64,
+    /// Synced before the kill.
+    pub writes: u64,
+    /// Blocks that are newer than what was acknowledged.
+    pub newer: u64,
+    /// The opening behind the kill, without the wait for the dead process's lock.
+    pub reopening: Duration,
+}
+
 /// Starts this program again as the child that is to be killed.
-pub fn start<T: Target>(run: &Run, place: &Place) -> Result<Child> {
+pub fn start<T: Target>(run: &Run, place: &Place, seed: u64) -> Result<Child> {
     let options = &run.options;
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command.args(["kill-child", KILL_REOPEN, "--target", T::NAME]);
     command.arg("--size").arg(place.size.to_string());
     command.arg("--memory").arg(place.memory.to_string());
-    command.arg("--seed").arg(options.seed.to_string());
+    command.arg("--seed").arg(seed.to_string());
     command.arg("--workers").arg(options.workers.to_string());
     command.arg("--fill").arg(options.fill.unwrap_or(FILL_PERCENT).to_string());
     let flag = if place.device { "--device" } else { "--file" };
@@ -162,7 +175,7 @@ pub async fn reopened<T: Target>(
     seed: u64,
     time: Duration,
     mut child: Child,
-) -> Result<Report> {
+) -> Result<(Report, Toll)> {
     let blocks = place.size / BLOCK_SIZE as u64;
     let ledger = Ledger::rewritten(seed, blocks);
     let lines = child.stdout.take().context("the child's output is piped")?;
@@ -190,7 +203,7 @@ pub async fn reopened<T: Target>(
     let (commits, writes) = (heard.commits, heard.syncs * WRITES_PER_SYNC);
     report.note("acknowledged before the kill", format!("{commits} commits, {writes} writes"));
     report.note("blocks newer than acknowledged", newer.to_string());
-    Ok(report)
+    Ok((report, Toll { commits, writes, newer, reopening }))
 }
 
 /// Takes down what the child says, kills it in time, and waits for its end.

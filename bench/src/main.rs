@@ -13,6 +13,7 @@ mod measure;
 mod place;
 mod progress;
 mod report;
+mod rounds;
 mod rows;
 mod run;
 mod sample;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         },
         Do::Row(line) => rows::run(&line),
         Do::RowPart(line) => rows::part(&line),
+        Do::RowPeer(line) => rows::peer(&line),
         Do::KillChild(run) => match run.target {
             Which::Foliant => kill_child::<Foliant>(&run),
             Which::Raw => kill_child::<Raw>(&run),
@@ -98,12 +100,16 @@ fn run_on<T: Target>(run: &Run) -> Result<bool> {
             let lodging = fill_lodging::<T>(run)?;
             run.options.runtime()?.block_on(fill::whole::<T>(&lodging.place, run.options.seed))?
         }
+        KILL_REOPEN if run.rounds > 1 => {
+            let mut lodging = kill_lodging::<T>(run)?;
+            return rounds::run::<T>(run, &mut lodging.place);
+        }
         KILL_REOPEN => {
             let lodging = kill_lodging::<T>(run)?;
-            let child = kill::start::<T>(run, &lodging.place)?;
             let (time, seed) = (run.options.time()?, run.options.seed);
+            let child = kill::start::<T>(run, &lodging.place, seed)?;
             let work = kill::reopened::<T>(&lodging.place, seed, time, child);
-            run.options.runtime()?.block_on(work)?
+            run.options.runtime()?.block_on(work)?.0
         }
         name => measured::<T>(run, Workload::named(name)?)?,
     };

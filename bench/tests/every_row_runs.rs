@@ -12,8 +12,15 @@ use std::process::Output;
 
 use serde_json::Value;
 
-const ROWS: [&str; 10] = ["a1", "a2", "a3", "b1", "b2", "b3", "c1", "c2", "f", "writers"];
-const WANT_FIO: [&str; 5] = ["b1", "b2", "b3", "c1", "c2"];
+const ROWS: [&str; 23] = [
+    "a1", "a2", "a3", "b1", "b2", "b3", "c1", "c2", "d1", "d2", "d3", "d4", "e1", "e2", "e3", "f",
+    "g1", "g2", "h1", "h2", "h3", "h4", "writers",
+];
+const WANT_FIO: [&str; 6] = ["b1", "b2", "b3", "c1", "c2", "g1"];
+/// Rows that may find no loop device to work on; then they hold no data that could be wrong.
+const WANT_LOOP: [&str; 8] = ["d1", "d2", "d3", "d4", "e1", "e2", "e3", "h3"];
+/// Contests that are not made of pairs of blocks.
+const NO_PAIRS: [&str; 4] = ["f", "d4", "g2", "e3"];
 
 /// An empty folder of the test's own, removed at its end.
 struct Folder(PathBuf);
@@ -73,12 +80,14 @@ fn every_row_gives_figures_or_says_what_is_missing() {
             let blocks = list(contest, "blocks");
             let rate = |b: &Value| b["ops_per_second"].as_f64().unwrap();
             assert!(blocks.iter().all(|b| rate(b) > 0.0), "{row}: {contest}");
-            assert!(row == "f" || blocks.len() == 4, "{row}: {contest}");
+            let pairs = blocks.len() == 4 || (NO_PAIRS.contains(&row) && blocks.is_empty());
+            assert!(pairs, "{row}: {contest}");
         }
         for verdict in list(&outcome, "verdicts") {
             assert_eq!(verdict["verified"], true, "{row}: {verdict}");
         }
-        assert!(!list(&outcome, "verdicts").is_empty(), "{row}");
+        let excused = WANT_LOOP.contains(&row) && contests.is_empty();
+        assert!(excused || !list(&outcome, "verdicts").is_empty(), "{row}");
         assert!(said(&output).contains("blocks compared"), "{row}");
     }
 }

@@ -30,6 +30,11 @@ pub trait Side {
 
     /// Works for about `time`; `stretch` gives each block its own random choices.
     fn block(&mut self, time: Duration, stretch: u64) -> Result<Reading>;
+
+    /// It works in another process that is still there after a block: what that used is no disturbance.
+    fn works_apart(&self) -> bool {
+        false
+    }
 }
 
 /// What is made of a pair.
@@ -42,6 +47,12 @@ pub enum Unit {
     NanosecondsMore,
     /// Bytes of memory per cached 4 KiB; not made of pairs.
     Bytes,
+    /// Time per operation, subject over peer: how much dearer the subject is.
+    Times,
+    /// Milliseconds; not made of pairs.
+    Milliseconds,
+    /// A plain number of which less is better; not made of pairs.
+    Count,
 }
 
 impl Unit {
@@ -50,7 +61,10 @@ impl Unit {
         let rate = |r: &Reading| r.bytes / r.seconds.max(1e-9);
         match self {
             Self::Ratio => rate(subject) / rate(peer).max(1e-9),
-            Self::NanosecondsMore | Self::Bytes => nanoseconds(subject) - nanoseconds(peer),
+            Self::Times => nanoseconds(subject) / nanoseconds(peer).max(1e-9),
+            Self::NanosecondsMore | Self::Bytes | Self::Milliseconds | Self::Count => {
+                nanoseconds(subject) - nanoseconds(peer)
+            }
         }
     }
 
@@ -223,7 +237,8 @@ fn block(
 ) -> Result<Reading> {
     let watch = Watch::start();
     let reading = side.block(time, stretch)?;
-    let disturbance = watch.stop();
+    let apart = reading.cpu_seconds.filter(|_| side.works_apart());
+    let disturbance = watch.stop(apart.unwrap_or(0.0));
     let block = Block {
         pair,
         side: side.name(),
@@ -299,5 +314,8 @@ mod tests {
         assert_eq!(bytes(40.0, 50.0), Standing::Undecided);
         assert_eq!(bytes(49.0, 50.0), Standing::Lost);
         assert_eq!(standing(Unit::Ratio, Levels::NONE, 1.0, 2.0), Standing::Told);
+        let times = |low, high| standing(Unit::Times, Levels::new(4.0, 2.5), low, high);
+        assert_eq!(times(2.0, 2.6), Standing::Ship);
+        assert_eq!(times(4.1, 5.0), Standing::Lost);
     }
 }

@@ -4,15 +4,25 @@
 //! data is verified, and a peer that cannot run is named instead of left out. Does not judge by
 //! anything but the row's own levels. Called by `main.rs`.
 
+mod bare;
 mod cached;
 mod cage;
+mod commits;
 mod contest;
+mod dirty;
+mod disk;
+mod extents;
 mod fio;
 mod line;
 mod memory;
+mod objects;
+mod opening;
+mod overwrite;
+mod peer;
 mod plan;
 mod pread;
 mod report;
+mod sparse;
 mod store;
 mod stream;
 mod uncached;
@@ -36,6 +46,8 @@ use crate::workload::parse_bytes;
 
 pub use crate::rows::memory::Part;
 pub use crate::rows::memory::part;
+pub use crate::rows::peer::PeerLine;
+pub use crate::rows::peer::peer;
 
 /// A row's name, what it is, and what measures it.
 struct Row {
@@ -82,9 +94,58 @@ const ROWS: &[Row] = &[
         run: stream::c2,
     },
     Row {
+        name: "d1",
+        about: "random 4 KiB overwrite, a sync every 16,384, half full; peers XFS, the bare device",
+        run: overwrite::d1,
+    },
+    Row { name: "d2", about: "the same with a sync every 1,024", run: overwrite::d2 },
+    Row { name: "d3", about: "d1 at 80 % full", run: overwrite::d3 },
+    Row {
+        name: "d4",
+        about: "device bytes per user byte of d1, journal included",
+        run: overwrite::d4,
+    },
+    Row {
+        name: "e1",
+        about: "durable commits of 4 KiB, 1 client; peers XFS overwrite and append, the bare device",
+        run: commits::e1,
+    },
+    Row { name: "e2", about: "the same with 16 clients", run: commits::e2 },
+    Row { name: "e3", about: "the same with 64 clients; flushes per commit", run: commits::e3 },
+    Row {
         name: "f",
         about: "bytes of memory per cached 4 KiB beyond the data, in single blocks and large folios",
         run: memory::f,
+    },
+    Row {
+        name: "g1",
+        about: "bytes of log replayed per second of opening; peer fio, sequential read",
+        run: opening::g1,
+    },
+    Row {
+        name: "g2",
+        about: "milliseconds of opening: after a clean close, after a kill with a 128 MiB journal",
+        run: opening::g2,
+    },
+    Row {
+        name: "h1",
+        about: "extent look-up with 10^7 extents in one object over 10^3 (--count)",
+        run: extents::h1,
+    },
+    Row {
+        name: "h2",
+        about: "create, open, commit with 10^7 objects over one (--count)",
+        run: objects::h2,
+    },
+    Row {
+        name: "h3",
+        about: "open, allocate, sync in a sparse store of 64 TiB over 64 GiB",
+        run: sparse::h3,
+    },
+    Row {
+        name: "h4",
+        about: "a durable commit beside 200,000 dirty blocks over none (--count)",
+        run: dirty::h4,
     },
     Row {
         name: "writers",
@@ -107,6 +168,9 @@ pub struct RowLine {
     /// Bytes of user data instead of the row's own.
     #[arg(long, value_parser = parse_bytes)]
     size: Option<u64>,
+    /// How many extents, objects or dirty blocks, of rows h1, h2 and h4.
+    #[arg(long)]
+    count: Option<u64>,
     /// Folder for the files of the row (default: the temporary folder).
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -155,6 +219,10 @@ impl RowLine {
         let smallest = 8 << 20;
         let whole = self.size.is_none_or(|s| s >= smallest && s.is_multiple_of(smallest));
         ensure!(whole, "--size must be a multiple of 8MiB");
+        ensure!(
+            self.count.is_none_or(|n| (2..=100_000_000).contains(&n)),
+            "--count must be 2 to 10^8"
+        );
         let (pairs, seconds) = match self.quick {
             true => (self.pairs.min(2), self.seconds.min(0.1)),
             false => (self.pairs, self.seconds),
@@ -169,6 +237,7 @@ impl RowLine {
         Ok(Plan {
             rules,
             size: self.size,
+            count: self.count,
             folder: self.folder.clone(),
             quick: self.quick,
             alone: self.alone,

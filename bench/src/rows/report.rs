@@ -131,6 +131,9 @@ impl Contest {
             Unit::Ratio => format!("{median:.3}x (95 %: {low:.3} to {high:.3})"),
             Unit::NanosecondsMore => format!("{median:.1} ns more (95 %: {low:.1} to {high:.1})"),
             Unit::Bytes => format!("{median:.1} bytes (95 %: {low:.1} to {high:.1})"),
+            Unit::Times => format!("{median:.3} times as dear (95 %: {low:.3} to {high:.3})"),
+            Unit::Milliseconds => format!("{median:.1} ms (95 %: {low:.1} to {high:.1})"),
+            Unit::Count => format!("{median:.4} (95 %: {low:.4} to {high:.4})"),
         };
         let rate = |side: &str| {
             let blocks = || self.blocks.iter().filter(|b| b.side == side && !b.discarded);

@@ -16,6 +16,7 @@ use crate::place::Wish;
 use crate::report::Verdict;
 use crate::rows::contest::Reading;
 use crate::rows::contest::Side;
+use crate::rows::disk::Disk;
 use crate::rows::plan::Plan;
 use crate::run::Session;
 use crate::sample::Sample;
@@ -65,6 +66,13 @@ pub fn lodge(plan: &Plan, name: &str, size: u64, memory: u64, fill: u64) -> Resu
     Ok(lodging)
 }
 
+/// A place on a device of the row's own, for `size` bytes of data.
+pub fn lodge_on(disk: &Disk, name: &str, size: u64, memory: u64) -> Result<Lodging> {
+    let device = Some(disk.path()?.to_owned());
+    let wish = Wish { device, overwrite: true, ..Wish::default() };
+    Lodging::find(&wish, name, size, size, memory)
+}
+
 impl<T: Target> Store<T> {
     /// Makes and fills `size` bytes.
     pub fn start(
@@ -74,6 +82,11 @@ impl<T: Target> Store<T> {
         workers: usize,
     ) -> Result<Self> {
         let lodging = lodge(plan, T::NAME, size, memory, shape.fill_percent)?;
+        Self::start_in(plan, shape, lodging, workers)
+    }
+
+    /// Makes and fills the target in `lodging`.
+    pub fn start_in(plan: &Plan, shape: Shape, lodging: Lodging, workers: usize) -> Result<Self> {
         let runtime = runtime(workers)?;
         let session = runtime.block_on(Session::start(&lodging.place, &shape, plan.rules.seed))?;
         Ok(Self { runtime, session, shape, lodging })

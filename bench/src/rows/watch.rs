@@ -43,11 +43,12 @@ impl Watch {
         Self { start: Instant::now(), busy: load.busy_seconds, steal: load.steal_seconds, own }
     }
 
-    pub fn stop(self) -> Disturbance {
+    /// `apart`: seconds of processor time of a program that this one started and that has not ended.
+    pub fn stop(self, apart: f64) -> Disturbance {
         let load = load();
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let whole = (self.start.elapsed().as_secs_f64() * processors as f64).max(1e-3);
-        let own = cpu_seconds_with_children().unwrap_or(0.0) - self.own;
+        let own = cpu_seconds_with_children().unwrap_or(0.0) - self.own + apart;
         Disturbance {
             load_average: load.average,
             others_share: ((load.busy_seconds - self.busy - own) / whole).clamp(0.0, 1.0),
