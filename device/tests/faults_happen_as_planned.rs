@@ -100,6 +100,42 @@ fn misdirected_requests_go_elsewhere() {
 }
 
 #[test]
+fn a_bit_changes_on_the_way_to_the_disk_or_back() {
+    with_disk(9, async |disk, device, arena| {
+        write(&device, &arena, 5, 1).await.unwrap();
+        let (bit, mut changed) = ((4096 + 7) * 8 + 2, vec![1; 4096]);
+        changed[7] ^= 4;
+        disk.inject(FaultRule::new(Fault::Flip { bit }).on(Operation::Read));
+        assert_eq!(read(&device, &arena, 5).await.unwrap(), changed);
+        assert_eq!(read(&device, &arena, 5).await.unwrap(), vec![1; 4096], "on the way only");
+        disk.inject(FaultRule::new(Fault::Flip { bit }).on(Operation::Write));
+        write(&device, &arena, 6, 1).await.unwrap();
+        device.flush().await.unwrap();
+        assert_eq!(read(&device, &arena, 6).await.unwrap(), changed);
+        assert_eq!(disk.peek(6), changed);
+        disk.inject(FaultRule::new(Fault::Flip { bit }).on(Operation::WriteZeroes));
+        device.write_zeroes(6, 2).await.unwrap();
+        assert_eq!(read(&device, &arena, 6).await.unwrap(), vec![0; 4096]);
+        assert_eq!(read(&device, &arena, 7).await.unwrap()[7], 4);
+    });
+}
+
+#[test]
+fn the_power_can_go_and_stay_away() {
+    with_disk(10, async |disk, device, arena| {
+        write(&device, &arena, 5, 1).await.unwrap();
+        disk.power_off();
+        assert!(!disk.is_powered());
+        let gone = read(&device, &arena, 5).await.unwrap_err();
+        assert_eq!(gone.kind, DeviceErrorKind::Gone);
+        let dead = Device::new(disk.attach());
+        assert_eq!(dead.flush().await.unwrap_err().kind, DeviceErrorKind::Gone);
+        disk.power_cut();
+        Device::new(disk.attach()).flush().await.expect("the power is back");
+    });
+}
+
+#[test]
 fn delays_reorder_and_hangs_wait_for_their_release() {
     with_disk(4, async |disk, device, arena| {
         disk.inject(FaultRule::new(Fault::Delay { ms: 5_000 }).blocks(1..2));

@@ -525,13 +525,6 @@ fn a_write_whose_caller_goes_away_happens_whole_and_what_comes_later_sees_it() {
     }
 }
 
-#[test]
-fn a_power_cut_keeps_what_was_synced_and_leaves_each_other_block_old_or_new() {
-    support::for_seeds(0..400, |seed| {
-        support::crash::crash_past_the_cache(seed);
-    });
-}
-
 /// The story: a direct read took the bytes of an object from the cache or from its places on the
 /// device. A small object has none: its bytes are in its record, so that as soon as it was not cached
 /// the read gave zeroes.

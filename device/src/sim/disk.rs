@@ -64,7 +64,13 @@ impl SimDisk {
         self.platter.changed.notify_waiters();
     }
 
-    /// Whether the disk is on: `false` between a planned crash and [`SimDisk::power_cut`].
+    /// The power goes now, from the middle of whatever calls this; it is off until [`SimDisk::power_cut`].
+    pub fn power_off(&self) {
+        self.platter.with(|state| state.power_off());
+        self.platter.changed.notify_waiters();
+    }
+
+    /// Whether the disk is on: `false` between a planned crash, or [`SimDisk::power_off`], and [`SimDisk::power_cut`].
     pub fn is_powered(&self) -> bool {
         self.platter.with(|state| state.is_powered())
     }

@@ -43,6 +43,23 @@ impl Change {
             Self::Zero(count) => *count,
         }
     }
+
+    /// Changes one bit of all that it writes, counted round.
+    pub(super) fn flip(&mut self, bit: u64) {
+        if self.len() == 0 {
+            return;
+        }
+        if let Self::Zero(count) = *self {
+            *self = Self::Pages(vec![None; count as usize]);
+        }
+        let at = bit / 8 % (self.len() * BLOCK_SIZE as u64);
+        if let Self::Pages(pages) = self {
+            let page = &mut pages[at as usize / BLOCK_SIZE];
+            let mut bytes = page.as_ref().map_or([0; BLOCK_SIZE], |page| **page);
+            bytes[at as usize % BLOCK_SIZE] ^= 1 << (bit % 8);
+            *page = Some(Arc::new(bytes));
+        }
+    }
 }
 
 /// A page from bytes.

@@ -23,6 +23,11 @@ pub enum Fault {
         /// The first block of that place.
         to: u64,
     },
+    /// One bit arrives changed: in the buffers of a read, on the medium for a write. It is acknowledged.
+    Flip {
+        /// Which bit of all that the request moves, counted round.
+        bit: u64,
+    },
     /// It takes longer by this much virtual time.
     Delay {
         /// Milliseconds on top.

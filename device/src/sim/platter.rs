@@ -231,14 +231,24 @@ impl State {
             Some(Fault::Fail(_)) => return,
             _ => false,
         };
+        let flipped = match pending.fault {
+            Some(Fault::Flip { bit }) => Some(bit),
+            _ => None,
+        };
         match &mut pending.asked.work {
             Work::Read(_) if partly => {}
-            Work::Read(into) => fill(&self.image, block, into),
+            Work::Read(into) => {
+                fill(&self.image, block, into);
+                flipped.into_iter().for_each(|bit| flip(into, bit));
+            }
             Work::Change { change, .. } if partly => {
                 let change = self.image.torn(block, change, &mut self.rng);
                 self.image.apply(id, block, &change);
             }
-            Work::Change { change, .. } => self.image.apply(id, block, change),
+            Work::Change { change, .. } => {
+                flipped.into_iter().for_each(|bit| change.flip(bit));
+                self.image.apply(id, block, change);
+            }
             Work::Flush => {}
         }
     }
@@ -320,11 +330,16 @@ impl State {
         }
     }
 
-    /// Cuts the power unless it is off already, and gives it back.
-    pub(super) fn power_cut(&mut self) {
+    /// Cuts the power unless it is off already.
+    pub(super) fn power_off(&mut self) {
         if self.powered {
             self.cut();
         }
+    }
+
+    /// Cuts the power unless it is off already, and gives it back.
+    pub(super) fn power_cut(&mut self) {
+        self.power_off();
         self.crash_at = None;
         self.powered = true;
     }
@@ -390,6 +405,21 @@ impl State {
                 Change::Pages(vec![rubbish; blocks as usize])
             }
         }
+    }
+}
+
+/// Changes one bit of what was read.
+fn flip(into: &mut [Buffer], bit: u64) {
+    let bytes = into.iter().map(|buffer| buffer.len() as u64).sum::<u64>().max(1);
+    let mut at = bit / 8 % bytes;
+    for buffer in into {
+        let len = buffer.len() as u64;
+        if at < len {
+            let bytes = buffer.get_mut().expect("the handle checked that read buffers are unique");
+            bytes[at as usize] ^= 1 << (bit % 8);
+            return;
+        }
+        at -= len;
     }
 }
 

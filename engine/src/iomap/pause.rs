@@ -1,7 +1,8 @@
 //! Named places in the middle of an operation where a test can stop it, count it or break it.
 //!
-//! Guarantees: outside of this crate's unit tests all of this is empty and costs
-//! nothing. Each bundle has its own registry, so tests do not disturb each other.
+//! Guarantees: in a normal build all of this is empty and costs nothing. In this crate's unit tests
+//! each bundle has its own registry, so tests do not disturb each other. With the feature `testing` visits
+//! are counted, faults set and passers-by delayed (`counted`), for one thread, as in `kit::canary`.
 //!
 //! Does not decide anything in production. Called by `read`, `write` and `writeback`.
 
@@ -64,10 +65,21 @@ pub enum Canary {
 #[cfg(test)]
 pub use armed::Pauses;
 
-#[cfg(not(test))]
+#[cfg(all(not(test), feature = "testing"))]
+mod counted;
+#[cfg(all(not(test), feature = "testing"))]
+pub use counted::Pauses;
+#[cfg(all(not(test), feature = "testing"))]
+pub use counted::break_on_purpose;
+#[cfg(all(not(test), feature = "testing"))]
+pub use counted::hits;
+#[cfg(all(not(test), feature = "testing"))]
+pub use counted::sway;
+
+#[cfg(not(any(test, feature = "testing")))]
 pub use disarmed::Pauses;
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "testing")))]
 mod disarmed {
     use super::Canary;
     use super::Point;

@@ -11,6 +11,17 @@ pub use crate::kit::canary::Canary;
 pub use crate::kit::canary::break_on_purpose;
 pub use crate::kit::stop;
 
+#[cfg(not(test))]
+pub use crate::iomap::pause::Canary as MapCanary;
+#[cfg(not(test))]
+pub use crate::iomap::pause::Point;
+#[cfg(not(test))]
+pub use crate::iomap::pause::break_on_purpose as break_mapping_on_purpose;
+#[cfg(not(test))]
+pub use crate::iomap::pause::hits as point_hits;
+#[cfg(not(test))]
+pub use crate::iomap::pause::sway;
+
 /// The blocks of the superblock's copies.
 pub fn superblocks() -> [u64; 2] {
     SUPERBLOCKS.map(|at| at.0)

@@ -2,8 +2,6 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
-pub mod crash;
-
 use foliant::Engine;
 use foliant::Object;
 use foliant::Result;

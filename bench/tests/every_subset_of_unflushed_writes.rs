@@ -1,8 +1,6 @@
 //! A cut leaves any subset of the writes that no flush covers. Here all of them are tried, not some: short
-//! runs over the objects of `support/crash.rs`, a cut at any request, and every disk that it could
+//! runs over the objects of `foliant_bench::crash`, a cut at any request, and every disk that it could
 //! have left is opened and compared with the model.
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -11,14 +9,15 @@ use std::sync::Mutex;
 
 use foliant::testing::Canary;
 use foliant::testing::break_on_purpose;
-use support::crash::every_outcome;
+use foliant_bench::crash::every_outcome;
+use foliant_bench::crash::ground::for_seeds;
 
 const SEEDS: std::ops::Range<u64> = 0..300;
 
 #[test]
 fn every_disk_that_a_cut_could_leave_is_sound() {
     let found: Mutex<BTreeMap<usize, (u64, u64)>> = Mutex::default();
-    support::for_seeds(SEEDS, |seed| {
+    for_seeds(SEEDS, |seed| {
         let (writes, disks) = every_outcome(seed);
         let mut found = found.lock().unwrap();
         let entry = found.entry(writes).or_default();
