@@ -75,9 +75,11 @@ impl Run {
         };
         if !tiny && self.rng.below(3) > 0 {
             commit.durable().await?;
-            let last = self.commits.states.len() - 1;
-            self.commits.states.drain(..last);
-            self.commit_is_durable(&loose);
+            if !self.keeps {
+                let last = self.commits.states.len() - 1;
+                self.commits.states.drain(..last);
+                self.commit_is_durable(&loose);
+            }
             self.tally.add("commits acknowledged", 1);
         }
         Ok(())

@@ -32,6 +32,8 @@ pub(super) struct Loose {
     /// Contents of each block since its floor, oldest first.
     pub(super) versions: BTreeMap<u64, Vec<Version>>,
     pub(super) sizes: Vec<u64>,
+    /// Nothing is forgotten, so that everything it ever was is allowed.
+    pub(super) keeps: bool,
     /// Transactions may record a size before plain bytes below it are written back.
     pub(super) mixed: bool,
 }
@@ -42,24 +44,17 @@ impl Loose {
     }
 
     pub(super) fn block(&self, at: u64) -> Version {
-        let start = (at as usize * BLOCK).min(self.bytes.len());
-        let end = (start + BLOCK).min(self.bytes.len());
-        let mut bytes = self.bytes[start..end].to_vec();
-        bytes.resize(BLOCK, 0);
-        Version { bytes, end: end - start }
-    }
-
-    pub(super) fn blocks(&self) -> u64 {
-        self.bytes.len().div_ceil(BLOCK) as u64
+        whole(block(&self.bytes, at))
     }
 
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.clone();
+        let before = self.bytes.clone();
         change(&mut self.bytes);
-        for at in 0..before.blocks().max(self.blocks()) {
-            let (old, new) = (before.block(at), self.block(at));
-            if new != old {
-                self.versions.entry(at).or_insert_with(|| vec![old]).push(new);
+        for at in 0..before.len().max(self.bytes.len()).div_ceil(BLOCK) as u64 {
+            let (old, new) = (block(&before, at), block(&self.bytes, at));
+            if old != new {
+                let versions = self.versions.entry(at).or_insert_with(|| vec![whole(old)]);
+                versions.push(whole(new));
             }
         }
         self.sizes.push(self.bytes.len() as u64);
@@ -68,21 +63,23 @@ impl Loose {
     /// Changes that ran side by side, each of a range of its own: a block may show any of them without the
     /// others.
     pub(super) fn change_beside(&mut self, changes: &[&dyn Fn(&mut Vec<u8>)]) {
-        let before = self.clone();
+        let before = std::mem::take(&mut self.bytes);
         for some in 0..1_u64 << changes.len() {
-            let mut next = before.clone();
+            self.bytes.clone_from(&before);
             for (_, change) in (0..).zip(changes).filter(|(i, _)| some >> i & 1 == 1) {
-                change(&mut next.bytes);
+                change(&mut self.bytes);
             }
-            for at in 0..before.blocks().max(next.blocks()) {
-                let (old, new) = (before.block(at), next.block(at));
-                let known = self.versions.get(&at).is_some_and(|v| v.contains(&new));
-                if new != old && !known {
-                    self.versions.entry(at).or_insert_with(|| vec![old]).push(new);
+            self.sizes.push(self.bytes.len() as u64);
+            for at in 0..before.len().max(self.bytes.len()).div_ceil(BLOCK) as u64 {
+                let (old, new) = (block(&before, at), block(&self.bytes, at));
+                if old != new {
+                    let versions = self.versions.entry(at).or_insert_with(|| vec![whole(old)]);
+                    let new = whole(new);
+                    if !versions.contains(&new) {
+                        versions.push(new);
+                    }
                 }
             }
-            self.sizes.push(next.bytes.len() as u64);
-            self.bytes = next.bytes;
         }
     }
 
@@ -95,24 +92,48 @@ impl Loose {
 
     /// Everything is on the device.
     pub(super) fn synced(&mut self) {
+        if self.keeps {
+            return;
+        }
         self.versions.clear();
         self.sizes = vec![self.bytes.len() as u64];
     }
 
     pub(super) fn check(&self, name: &str, found: &[u8]) {
-        let (low, high) = (self.sizes.iter().min(), self.sizes.iter().max());
-        let size = found.len() as u64;
-        let fits = low.is_some_and(|&low| low <= size) && high.is_some_and(|&high| size <= high);
-        assert!(fits, "{name} has {size} bytes, allowed are {low:?} to {high:?}");
+        let size = found.len();
+        self.check_size(name, size);
         for (at, block) in found.chunks(BLOCK).enumerate() {
-            let now = [self.block(at as u64)];
-            let allowed = self.versions.get(&(at as u64)).map_or(&now[..], |v| &v[..]);
-            let is = |version: &&Version| {
-                version.bytes[..block.len()] == *block && (self.mixed || version.end >= block.len())
-            };
-            let whole = allowed.iter().any(|version| is(&version));
-            let count = allowed.len();
-            assert!(whole, "{name} block {at} of {size} bytes is none of {count} contents it had");
+            self.check_block(name, at as u64, block);
         }
     }
+
+    pub(super) fn check_size(&self, name: &str, size: usize) {
+        let (low, high) = (self.sizes.iter().min(), self.sizes.iter().max());
+        let size = size as u64;
+        let fits = low.is_some_and(|&low| low <= size) && high.is_some_and(|&high| size <= high);
+        assert!(fits, "{name} has {size} bytes, allowed are {low:?} to {high:?}");
+    }
+
+    /// `block` is what is below the size.
+    pub(super) fn check_block(&self, name: &str, at: u64, block: &[u8]) {
+        let now = [self.block(at)];
+        let allowed = self.versions.get(&at).map_or(&now[..], |v| &v[..]);
+        let is = |version: &Version| {
+            version.bytes[..block.len()] == *block && (self.mixed || version.end >= block.len())
+        };
+        let count = allowed.len();
+        assert!(allowed.iter().any(is), "{name} block {at} is none of {count} contents it had");
+    }
+}
+
+/// What of a content lies in a block.
+fn block(bytes: &[u8], at: u64) -> &[u8] {
+    let start = (at as usize * BLOCK).min(bytes.len());
+    &bytes[start..(start + BLOCK).min(bytes.len())]
+}
+
+fn whole(part: &[u8]) -> Version {
+    let mut bytes = part.to_vec();
+    bytes.resize(BLOCK, 0);
+    Version { bytes, end: part.len() }
 }

@@ -23,6 +23,7 @@ use super::run::Handles;
 use super::run::MIXED;
 use super::run::PLAIN;
 use super::run::Run;
+use super::run::squeeze;
 
 /// Changes at once, at most: a block may show any subset of them.
 const GUSTS_MAX: u64 = 4;
@@ -107,36 +108,36 @@ impl Run {
         let which = self.rng.below((PLAIN + MIXED) as u64) as usize;
         let object = &handles.loose[which];
         let gusts = self.gusts(which >= PLAIN);
-        let before = self.loose[which].clone();
+        let before = self.loose[which].bytes.clone();
         let changes: Vec<_> = gusts.iter().map(|g| move |b: &mut Vec<u8>| g.apply(b)).collect();
         let changes: Vec<&dyn Fn(&mut Vec<u8>)> = changes.iter().map(|c| c as _).collect();
         self.loose[which].change_beside(&changes);
         self.tally.add("changes side by side", gusts.len() as u64);
-        let model = self.loose[which].clone();
+        let lateness: Vec<u64> = (0..8).map(|_| self.rng.below(LATE_MS_MAX)).collect();
+        let (syncs, squeezes) = (self.rng.below(2) == 0, self.rng.below(2) == 0);
+        let looks = self.rng.below(3) as usize;
         let mut tasks: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
-        for gust in &gusts {
-            let late = self.rng.below(LATE_MS_MAX);
-            tasks.push(later(late, gust.blow(engine, object)).boxed());
+        for (gust, late) in gusts.iter().zip(&lateness) {
+            tasks.push(later(*late, gust.blow(engine, object)).boxed());
         }
-        for _ in 0..self.rng.below(3) {
-            let late = self.rng.below(LATE_MS_MAX);
-            tasks.push(later(late, look(object, &model)).boxed());
+        for late in &lateness[5..5 + looks] {
+            tasks.push(later(*late, look(object, &self.loose[which])).boxed());
         }
-        let syncs = self.rng.below(2) == 0;
-        let late = self.rng.below(LATE_MS_MAX);
+        let late = lateness[7];
         let sync = async { if syncs { Some(later(late, object.sync()).await) } else { None } };
-        let squeezes = self.rng.below(2) == 0;
         let squeeze = async {
             if squeezes {
-                self.squeeze(engine).await;
+                squeeze(engine).await;
             }
         };
         let (outcomes, synced, ()) =
             futures_util::future::join3(join_all(tasks), sync, squeeze).await;
-        if let Some(Ok(())) = synced {
+        if let Some(Ok(())) = synced
+            && !self.keeps
+        {
             self.tally.add("syncs acknowledged", 1);
             // What was there before is durable, the changes may be.
-            let mut model = Loose { bytes: before.bytes, ..Loose::new(which >= PLAIN) };
+            let mut model = Loose { bytes: before, ..Loose::new(which >= PLAIN) };
             model.synced();
             model.change_beside(&changes);
             self.loose[which] = model;
