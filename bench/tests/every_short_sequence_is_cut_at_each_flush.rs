@@ -29,7 +29,7 @@ fn up_to_three_operations() {
 
 #[test]
 fn longer_ones_that_a_seed_draws() {
-    for_seeds(0..60, |seed| drop(drawn(seed)));
+    for_seeds(0..60, |seed| _ = drawn(seed));
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub enum Zone {
     Metadata,
     /// Data, and nodes of trees.
     Home,
+    /// Places that one object has for its data.
+    Data,
 }
 
 /// What a lie is.
@@ -62,7 +64,7 @@ pub enum Lie {
 }
 
 /// Most lies are told where most blocks are.
-const ZONES: [Zone; 7] = [
+const ZONES: [Zone; 8] = [
     Zone::Superblock,
     Zone::Journal,
     Zone::Journal,
@@ -70,6 +72,7 @@ const ZONES: [Zone; 7] = [
     Zone::Metadata,
     Zone::Home,
     Zone::Home,
+    Zone::Data,
 ];
 const LIES: [Lie; 6] = [
     Lie::LostWrite,
@@ -87,6 +90,9 @@ const BOUND: Duration = Duration::from_secs(24 * 3_600);
 /// How what a lying disk did may be told.
 const KINDS: [ErrorKind; 4] =
     [ErrorKind::Corrupt, ErrorKind::WritesStopped, ErrorKind::NotAStore, ErrorKind::Incompatible];
+/// And where it left blocks as they were before: a name without its object, space that is not free.
+const KINDS_OF_OLD: [ErrorKind; 3] =
+    [ErrorKind::NotFound, ErrorKind::AlreadyExists, ErrorKind::NoSpace];
 
 impl Zone {
     fn blocks(self, disk: &SimDisk, pick: u64) -> Range<u64> {
@@ -97,21 +103,24 @@ impl Zone {
             Self::Journal => RING..GROUP,
             Self::Metadata if pick.is_multiple_of(4) => 24..25,
             Self::Metadata => GROUP..GROUP + 4,
-            Self::Home => HOME..disk.blocks().min(HOME + 260),
+            Self::Home | Self::Data => HOME..disk.blocks().min(HOME + 260),
         }
     }
 }
 
 /// A reader may find it damaged; nothing else.
 #[track_caller]
-fn is_typed(what: &str, cause: &Error) {
-    assert!(KINDS.contains(&cause.kind()), "{what}: {cause:?}");
+fn is_typed(what: &str, cause: &Error, old: bool) {
+    let kind = cause.kind();
+    let told = KINDS.contains(&kind) || (old && KINDS_OF_OLD.contains(&kind));
+    assert!(told, "{what}: {cause:?}");
 }
 
 struct Liar {
     run: Run,
     zone: Zone,
     lie: Lie,
+    data: Option<Range<u64>>,
 }
 
 impl Drop for Liar {
@@ -127,16 +136,44 @@ impl Liar {
         let mut run = Run::new(plan).await;
         let zone = ZONES[run.rng.below(ZONES.len() as u64) as usize];
         let lie = LIES[run.rng.below(6) as usize];
-        // The log ends where it is damaged, and nobody can know that there was more.
-        run.keeps = zone == Zone::Journal;
+        // The log ends where it is damaged, and nobody can know that there was more. A block of metadata that
+        // was not written is the one that was there before, whole and in its place.
+        let stale = matches!(lie, Lie::LostWrite | Lie::MisdirectedWrite)
+            && matches!(zone, Zone::Home | Zone::Metadata);
+        run.keeps = zone == Zone::Journal || stale;
         let keeps = run.keeps;
         run.loose.iter_mut().for_each(|loose| loose.keeps = keeps);
-        Self { run, zone, lie }
+        Self { run, zone, lie, data: None }
+    }
+
+    /// Gives an object places of its own, so that what is written there is data.
+    async fn settle(&mut self, engine: &Engine) {
+        let object = engine.object(loose_name(0)).await.expect("the object exists");
+        let whole = 0..40 * BLOCK as u64;
+        if let Err(cause) = object.preallocate(whole.clone()).await {
+            assert!(cause.is_no_space(), "the disk is sound yet: {cause}");
+        }
+        object.sync().await.expect("the disk is sound yet");
+        self.run.loose[0].synced();
+        let extents = object.extents(whole, 100).await.expect("the disk is sound yet");
+        self.data = extents.iter().find_map(|extent| {
+            let start = extent.device_offset? / BLOCK as u64;
+            Some(start..start + (extent.range.end - extent.range.start).div_ceil(BLOCK as u64))
+        });
+    }
+
+    fn blocks(&mut self) -> Range<u64> {
+        let pick = self.run.rng.next_u64();
+        let all = self.zone.blocks(&self.run.disk, pick);
+        match (self.zone, &self.data) {
+            (Zone::Data, Some(data)) => data.clone(),
+            _ => all,
+        }
     }
 
     fn begin(&mut self) {
+        let blocks = self.blocks();
         let rng = &mut self.run.rng;
-        let blocks = self.zone.blocks(&self.run.disk, rng.next_u64());
         let to = blocks.start + rng.below(blocks.end - blocks.start);
         let bit = rng.below(8 * 64 * BLOCK as u64);
         let (operation, fault, nth) = match self.lie {
@@ -166,8 +203,8 @@ impl Liar {
 
     /// Bits of blocks that hold something change at rest.
     fn rot(&mut self) {
+        let blocks = self.blocks();
         let run = &mut self.run;
-        let blocks = self.zone.blocks(&run.disk, run.rng.next_u64());
         let used = blocks.filter(|&at| run.disk.peek(at).iter().any(|&b| b != 0));
         let used: Vec<u64> = used.collect();
         if used.is_empty() {
@@ -187,13 +224,15 @@ impl Liar {
             Ok(engine) => engine,
             Err(cause) => return self.detected("open", &cause),
         };
-        if let Err(cause) = self.run.work(&engine).await {
-            self.detected("a verb", &cause);
+        let worked = self.run.work(&engine).await;
+        if let Err(cause) = &worked {
+            self.detected("a verb", cause);
         }
         if self.run.rng.below(2) == 0 {
             if let Err(cause) = engine.sync().await {
                 self.detected("a sync", &cause);
-            } else {
+            } else if worked.is_ok() {
+                // A verb that failed may have been done or not; then so may what is durable.
                 self.run.loose.iter_mut().for_each(|loose| loose.synced());
             }
         }
@@ -207,7 +246,7 @@ impl Liar {
     }
 
     fn detected(&mut self, what: &str, cause: &Error) {
-        is_typed(what, cause);
+        is_typed(what, cause, self.run.keeps);
         self.run.tally.add("lies that were detected", 1);
     }
 
@@ -315,6 +354,9 @@ pub fn lying(seed: u64) -> Tally {
             let mut liar = Liar::new(&plan).await;
             let engine = open(&liar.run.disk).await.expect("a fresh volume opens");
             liar.run.work(&engine).await.expect("the disk is sound yet");
+            if liar.zone == Zone::Data {
+                liar.settle(&engine).await;
+            }
             engine.close().await.expect("close");
             liar.begin();
             liar.live().await;
