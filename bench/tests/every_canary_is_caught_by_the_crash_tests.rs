@@ -87,11 +87,6 @@ fn logged_bytes_that_reclaim_may_drop() {
 }
 
 #[test]
-fn folios_that_are_unlocked_before_they_are_attached() {
-    mapping_is_caught(&[MapCanary::SkipAttach]);
-}
-
-#[test]
 fn stale_mappings_that_are_taken_for_good() {
     mapping_is_caught(&[MapCanary::IgnoreStaleness]);
 }
