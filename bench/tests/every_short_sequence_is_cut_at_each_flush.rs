@@ -34,7 +34,7 @@ fn longer_ones_that_a_seed_draws() {
 
 #[test]
 fn deliberate_faults_are_found_by_two_operations() {
-    for canary in [Canary::AcknowledgeAtOnce, Canary::MapBeforeData] {
+    for canary in [Canary::AcknowledgeAtOnce, Canary::MapBeforeData, Canary::LeaveSizeOut] {
         let found = (1..=2).flat_map(sequences).find(|steps| {
             break_on_purpose(Some(canary));
             let run = AssertUnwindSafe(|| Start::new(1).every_cut(steps));

@@ -376,13 +376,12 @@ fn run(nth: u64, times: u64, clean: bool) -> bool {
     })
 }
 
-/// Runs until the script completes untouched; all failing runs are told.
-fn every_request(times: u64, clean: bool) {
+/// Runs until the script completes untouched, which takes `least` requests or more; all failing runs are told.
+fn every_request(least: u64, run: impl Fn(u64) -> bool + std::panic::RefUnwindSafe) {
     let mut failed = Vec::new();
     let mut nth = 0;
     loop {
-        let outcome = std::panic::catch_unwind(|| run(nth, times, clean));
-        match outcome {
+        match std::panic::catch_unwind(|| run(nth)) {
             Ok(true) => {}
             Ok(false) => break,
             Err(_) => failed.push(nth),
@@ -390,28 +389,28 @@ fn every_request(times: u64, clean: bool) {
         nth += 1;
         assert!(nth < 2_000, "the script does not end");
     }
-    assert!(nth > 50, "only {nth} requests");
+    assert!(nth > least, "only {nth} requests");
     assert!(failed.is_empty(), "of {nth} requests, failing these breaks a promise: {failed:?}");
 }
 
 #[test]
 fn once_on_a_closed_volume() {
-    every_request(1, true);
+    every_request(50, |nth| run(nth, 1, true));
 }
 
 #[test]
 fn for_ever_on_a_closed_volume() {
-    every_request(u64::MAX, true);
+    every_request(50, |nth| run(nth, u64::MAX, true));
 }
 
 #[test]
 fn once_on_a_volume_that_must_recover() {
-    every_request(1, false);
+    every_request(50, |nth| run(nth, 1, false));
 }
 
 #[test]
 fn for_ever_on_a_volume_that_must_recover() {
-    every_request(u64::MAX, false);
+    every_request(50, |nth| run(nth, u64::MAX, false));
 }
 
 /// The same, but the engine stays open over the failure, recovers, and meets a power cut some time later.
@@ -435,35 +434,19 @@ fn run_on(nth: u64, times: u64, failing: Option<u64>) -> bool {
     })
 }
 
-fn every_request_in_one_process(times: u64, failing: Option<u64>) {
-    let mut failed = Vec::new();
-    let mut nth = 0;
-    loop {
-        match std::panic::catch_unwind(|| run_on(nth, times, failing)) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(_) => failed.push(nth),
-        }
-        nth += 1;
-        assert!(nth < 2_000, "the script does not end");
-    }
-    assert!(nth > 40, "only {nth} requests");
-    assert!(failed.is_empty(), "of {nth} requests, failing these is not recovered: {failed:?}");
-}
-
 #[test]
 fn once_and_then_the_same_process_goes_on() {
-    every_request_in_one_process(1, None);
+    every_request(40, |nth| run_on(nth, 1, None));
 }
 
 #[test]
 fn for_long_and_then_the_same_process_goes_on() {
-    every_request_in_one_process(u64::MAX, None);
+    every_request(40, |nth| run_on(nth, u64::MAX, None));
 }
 
 #[test]
 fn once_and_then_each_request_of_recover_fails_too() {
     for failing in 0..12 {
-        every_request_in_one_process(1, Some(failing));
+        every_request(40, |nth| run_on(nth, 1, Some(failing)));
     }
 }

@@ -4,7 +4,6 @@
 //! Called by `run`.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 use foliant::Engine;
 use foliant::Object;
@@ -12,7 +11,6 @@ use foliant::Result;
 use foliant::Transaction;
 
 use super::ground;
-use super::ground::BLOCK;
 use super::ground::bytes;
 use super::ground::put;
 use super::model::Names;
@@ -170,13 +168,7 @@ impl Run {
     /// What the commit touched cannot fall behind it any more.
     fn commit_is_durable(&mut self, loose: &BTreeMap<usize, Vec<(usize, Vec<u8>)>>) {
         for (&which, writes) in loose {
-            let mut touched = BTreeSet::new();
-            for (at, data) in writes {
-                touched.extend((at / BLOCK) as u64..((at + data.len()).div_ceil(BLOCK)) as u64);
-            }
-            for at in touched {
-                self.loose[which].versions.remove(&at);
-            }
+            writes.iter().for_each(|(at, data)| self.loose[which].committed(*at..at + data.len()));
         }
     }
 }

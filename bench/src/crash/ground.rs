@@ -1,6 +1,7 @@
 //! A small volume on the simulated disk, a deterministic runtime, and seeds on all cores.
 //!
-//! Guarantees that nothing here draws from a clock or from chance. Used by every run.
+//! Guarantees that nothing here draws from a clock or from chance. Used by every run, and mounted by the tests of
+//! the engine (`engine/tests/support`).
 
 use foliant::Engine;
 use foliant::Object;

@@ -5,6 +5,7 @@
 //! and `squall`, asked by `check`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::ground::BLOCK;
 
@@ -97,6 +98,17 @@ impl Loose {
         }
         self.versions.clear();
         self.sizes = vec![self.bytes.len() as u64];
+    }
+
+    /// An acknowledged commit wrote `range` last: neither its blocks nor the size can fall behind it.
+    pub(super) fn committed(&mut self, range: Range<usize>) {
+        if self.keeps {
+            return;
+        }
+        let touched = (range.start / BLOCK) as u64..range.end.div_ceil(BLOCK) as u64;
+        self.versions.retain(|at, _| !touched.contains(at));
+        // Plain growth behind it may still be lost, so what was smaller becomes this end.
+        self.sizes.iter_mut().for_each(|size| *size = (*size).max(range.end as u64));
     }
 
     pub(super) fn check(&self, name: &str, found: &[u8]) {

@@ -376,8 +376,8 @@ impl World {
         transaction.write_at(second, 0, &pair.second)?;
         transaction.commit().await?.durable().await?;
         // What it touched cannot fall behind it.
-        self.first.versions.remove(&0);
-        self.second.versions.retain(|at, _| *at > 1);
+        self.first.committed(PAIR_AT as usize..PAIR_AT as usize + pair.first.len());
+        self.second.committed(0..pair.second.len());
         Ok(())
     }
 

@@ -99,13 +99,7 @@ fn against_xfs(
 ) -> Result<()> {
     // Appended files are cut at 64 MiB each.
     let room = if size == 0 { device + clients as u64 * (64 << 20) } else { device };
-    let xfs = match Xfs::sized(plan, room) {
-        Ok(xfs) => xfs,
-        Err(e) => {
-            outcome.skip(format!("XFS, which needs root and xfsprogs: {e:#}"));
-            return Ok(());
-        }
-    };
+    let Some(xfs) = Xfs::or_skip(plan, outcome, room) else { return Ok(()) };
     let line = PeerLine {
         folder: xfs.folder().to_owned(),
         size,

@@ -152,13 +152,7 @@ fn against_xfs(
     subject: &mut dyn Side,
     kind: &Kind,
 ) -> Result<()> {
-    let xfs = match Xfs::sized(plan, sizes.device) {
-        Ok(xfs) => xfs,
-        Err(e) => {
-            outcome.skip(format!("XFS, which needs root and xfsprogs: {e:#}"));
-            return Ok(());
-        }
-    };
+    let Some(xfs) = Xfs::or_skip(plan, outcome, sizes.device) else { return Ok(()) };
     let line = PeerLine {
         folder: xfs.folder().to_owned(),
         size: sizes.data,

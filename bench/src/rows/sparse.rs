@@ -105,13 +105,7 @@ impl Side for Openings {
 
 pub fn h3(plan: &Plan, outcome: &mut Outcome) -> Result<()> {
     let device = if plan.quick { 0 } else { DEVICE };
-    let xfs = match Xfs::sized(plan, device) {
-        Ok(xfs) => xfs,
-        Err(e) => {
-            outcome.skip(format!("XFS, which needs root and xfsprogs: {e:#}"));
-            return nothing(outcome);
-        }
-    };
+    let Some(xfs) = Xfs::or_skip(plan, outcome, device) else { return nothing(outcome) };
     let (small, large) = if plan.quick { (1 << 30, 1 << 40) } else { (SMALL, LARGE) };
     let mut peer = Openings::make(xfs.folder(), small)?;
     let mut subject = Openings::make(xfs.folder(), large)?;

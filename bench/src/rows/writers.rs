@@ -202,12 +202,8 @@ fn peer(plan: &Plan, outcome: &mut Outcome, blocks: u64) -> Result<Option<(File,
     if plan.alone {
         return Ok(None);
     }
-    let xfs = match Xfs::new(plan, blocks * BLOCK_SIZE as u64) {
-        Ok(xfs) => xfs,
-        Err(e) => {
-            outcome.skip(format!("XFS, which needs root and xfsprogs: {e:#}"));
-            return Ok(None);
-        }
+    let Some(xfs) = Xfs::or_skip(plan, outcome, Xfs::half_full(blocks * BLOCK_SIZE as u64)) else {
+        return Ok(None);
     };
     let path = xfs.folder().join("file");
     let file = File::options().read(true).write(true).create_new(true).open(path);

@@ -13,6 +13,7 @@ use anyhow::Result;
 use crate::rows::disk::Disk;
 use crate::rows::disk::run;
 use crate::rows::plan::Plan;
+use crate::rows::report::Outcome;
 
 /// mkfs.xfs refuses smaller ones.
 const SIZE_MIN: u64 = 320 << 20;
@@ -26,19 +27,25 @@ pub struct Xfs {
 }
 
 impl Xfs {
-    /// Makes and mounts one with room for `data` bytes, about half full with them.
-    pub fn new(plan: &Plan, data: u64) -> Result<Self> {
-        Self::sized(plan, SIZE_MIN + data * 2)
+    /// The size of a device that `data` bytes fill about half.
+    pub fn half_full(data: u64) -> u64 {
+        SIZE_MIN + data * 2
     }
 
     /// Makes and mounts one on a device of `bytes`, at least as many as mkfs.xfs wants.
-    pub fn sized(plan: &Plan, bytes: u64) -> Result<Self> {
+    fn sized(plan: &Plan, bytes: u64) -> Result<Self> {
         let folder = plan.folder.clone().unwrap_or_else(std::env::temp_dir);
         let mount = folder.join(format!("foliant-bench-{}-xfs", std::process::id()));
         let disk = Disk::new(plan, "xfs", bytes.max(SIZE_MIN))?;
         let mut made = Self { mount, mounted: false, disk };
         made.make()?;
         Ok(made)
+    }
+
+    /// The same for a row, or a loud word why there is none.
+    pub fn or_skip(plan: &Plan, outcome: &mut Outcome, bytes: u64) -> Option<Self> {
+        let made = Self::sized(plan, bytes);
+        made.map_err(|e| outcome.skip(format!("XFS, which needs root and xfsprogs: {e:#}"))).ok()
     }
 
     fn make(&mut self) -> Result<()> {

@@ -50,6 +50,7 @@ use crate::object::part::LoggedPart;
 use crate::object::part::Patch;
 use crate::object::records;
 use crate::object::resize;
+use crate::object::state::OutOfRecord;
 use crate::object::stored;
 use crate::units::BLOCK;
 use crate::units::BLOCK_BYTES;
@@ -136,12 +137,7 @@ pub async fn commit<B: Beside>(
     parts: &mut [LoggedPart],
     beside: &mut B,
 ) -> Result<Lsn> {
-    let _images = part::admit(wing, parts).await?;
-    let objects = part::objects(parts);
-    let gates = part::gates(&objects).await;
-    let ranges = part::lock_all(parts).await?;
-    let locked = LockedParts { parts, gates: &gates, ranges: &ranges };
-    commit_locked(ground, wing, locked, beside, Base::AsFound).await
+    commit_on(ground, wing, parts, beside, Base::AsFound).await
 }
 
 /// The same for transactions whose blocks cannot all be logged whole. Those that would have to be are first
@@ -156,10 +152,32 @@ pub async fn commit_over_stored<B: Beside>(
     parts: &mut [LoggedPart],
     beside: &mut B,
 ) -> Result<Lsn> {
+    metrics::counter!("foliant_commits_over_stored_total").increment(1);
+    commit_on(ground, wing, parts, beside, Base::Stored).await
+}
+
+async fn commit_on<B: Beside>(
+    ground: &Ground,
+    wing: &Wing,
+    parts: &mut [LoggedPart],
+    beside: &mut B,
+    base: Base,
+) -> Result<Lsn> {
     let _images = part::admit(wing, parts).await?;
     let objects = part::objects(parts);
     let gates = part::gates(&objects).await;
     let ranges = part::lock_all(parts).await?;
+    let _out_of_records = match base {
+        Base::AsFound => Vec::new(),
+        Base::Stored => Box::pin(store_first(ground, parts)).await?,
+    };
+    let locked = LockedParts { parts, gates: &gates, ranges: &ranges };
+    commit_locked(ground, wing, locked, beside, base).await
+}
+
+/// Stores the blocks of the parts as they are, and keeps the first ones out of their records while the
+/// answer lives.
+async fn store_first(ground: &Ground, parts: &[LoggedPart]) -> Result<Vec<OutOfRecord>> {
     let mut out_of_records = Vec::new();
     // What the transaction makes has no record yet, and was charged for whole.
     for part in parts.iter().filter(|part| !part.object.state().is_pending()) {
@@ -171,9 +189,7 @@ pub async fn commit_over_stored<B: Beside>(
             stored::write_as_they_are(ground, &part.object, &touched).await?;
         }
     }
-    metrics::counter!("foliant_commits_over_stored_total").increment(1);
-    let locked = LockedParts { parts, gates: &gates, ranges: &ranges };
-    commit_locked(ground, wing, locked, beside, Base::Stored).await
+    Ok(out_of_records)
 }
 
 /// Parts whose ranges are locked, with the right to show what changes in their objects.
