@@ -5,8 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 
+use foliant::testing::Canary;
 use foliant::testing::MapCanary;
 use foliant::testing::break_mapping_on_purpose;
+use foliant::testing::break_on_purpose;
 use foliant_bench::crash::Tally;
 use foliant_bench::crash::ground::for_seeds;
 use foliant_bench::crash::lying::lying;
@@ -40,5 +42,17 @@ fn checksums_that_are_not_compared_are_noticed() {
         outcome.is_err()
     });
     println!("| `TrustDevice` | {} |", seed.map_or("none".into(), |seed| (seed + 1).to_string()));
+    assert!(seed.is_some(), "the canary survived");
+}
+
+#[test]
+fn homes_that_nobody_looks_at_again_are_noticed() {
+    let seed = (0..SEEDS.end).find(|&seed| {
+        break_on_purpose(Some(Canary::BelieveHomes));
+        let outcome = catch_unwind(AssertUnwindSafe(|| lying(seed)));
+        break_on_purpose(None);
+        outcome.is_err()
+    });
+    println!("| `BelieveHomes` | {} |", seed.map_or("none".into(), |seed| (seed + 1).to_string()));
     assert!(seed.is_some(), "the canary survived");
 }

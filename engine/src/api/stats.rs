@@ -95,6 +95,9 @@ pub struct RecoveryReport {
     pub bytes_replayed: u64,
     /// Blocks that were written to their homes.
     pub blocks_written_home: u64,
+    /// Logged data blocks that could not be restored, because the device had lost what the log builds
+    /// upon: reading them fails with `Corrupt`.
+    pub blocks_damaged: u64,
     /// Why the log ended where it ended, in words.
     pub log_ended: String,
     /// How long the opening took, recovery included.
@@ -109,6 +112,7 @@ impl RecoveryReport {
             transactions: recovered.transactions,
             bytes_replayed: recovered.bytes,
             blocks_written_home: recovered.blocks_home,
+            blocks_damaged: recovered.damaged,
             log_ended: recovered.stopped.clone(),
             elapsed_ns: inner.opened_in.as_nanos() as u64,
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | one bad copy of the superblock | written again from the other |
 //! | one bad journal header | replay writes both |
+//! | acknowledged groups that are missing | the log ends before them: that state is whole, and no other is |
 //! | a leak; blocks that are used and marked as free; a bad group block | the bitmap that the trees say |
 //! | a checksum block that is there and not flagged | flagged |
 //! | counts in the root | counted |
@@ -54,6 +55,7 @@ use crate::meta::Meta;
 use crate::meta::MetaOptions;
 use crate::meta::MetaTxn;
 use crate::meta::recover;
+use crate::meta::recover::Gap;
 use crate::meta::tree;
 use crate::meta::view::BlockRead;
 use crate::meta::view::BlockWrite;
@@ -141,9 +143,16 @@ async fn behind_the_log(
 ) -> Result<()> {
     device.flush().await?;
     let (layout, volume) = (&source.layout, source.superblock.volume());
-    let recovered = recover::recover(device, memory, layout, volume).await?;
+    let recovered = recover::recover(device, memory, layout, volume, Gap::Accept).await?;
     if source.slots.iter().any(Option::is_none) {
         done.push("both journal headers were written again".into());
+    }
+    if let Some(lost) = &recovered.lost {
+        let (first, last) = (lost.start(), lost.end());
+        done.push(format!(
+            "the log ends before its groups {first} to {last}, which the device has lost or damaged; what \
+             they and later ones changed is as it was before them"
+        ));
     }
     let poison = Poison::new();
     let journal = Journal::open(device, memory, &poison, layout, volume, recovered.slot).await?;

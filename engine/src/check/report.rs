@@ -25,6 +25,8 @@ pub enum Fault {
     JournalHeader,
     /// The log cannot be replayed.
     Log,
+    /// Groups of the log that were acknowledged are missing: what they changed is as it was before.
+    LogGap,
     /// The root block is not sound, or counts what cannot be.
     Root,
     /// A count in the root is not what was counted.

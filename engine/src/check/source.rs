@@ -24,9 +24,11 @@ use crate::format::layout::Layout;
 use crate::format::layout::SUPERBLOCKS;
 use crate::format::root::Root;
 use crate::format::superblock::Superblock;
+use crate::journal::ring::Ring;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::meta::recover;
+use crate::meta::recover::Gap;
 use crate::meta::view::BlockRead;
 use crate::units::BLOCK;
 use crate::units::BlockNo;
@@ -140,9 +142,15 @@ impl Source {
 
     async fn replay(&self, report: &mut Report) -> Result<()> {
         let volume = self.superblock.volume();
-        match recover::recover(&self.device, &self.memory, &self.layout, volume).await {
+        match recover::recover(&self.device, &self.memory, &self.layout, volume, Gap::Accept).await
+        {
             Ok(recovered) => {
                 report.counts.replayed = recovered.transactions;
+                if let Some(lost) = &recovered.lost {
+                    let at = Ring::new(self.layout.journal).block(recovered.slot.tail);
+                    let words = recover::missing(lost, at).to_string();
+                    report.add_mendable(Fault::LogGap, Place::block(at), words);
+                }
                 Ok(())
             }
             Err(cause) => {

@@ -5,7 +5,7 @@
 //!       16  sequence u64  24  epoch u64            32  tail lsn u64   40  next group u64
 //! group  0  magic [8]     8  crc u32 of header and payload without this field
 //!       12  volume u32   16  epoch u64             24  sequence u64   32  lsn u64
-//!       40  payload u32  44  zero
+//!       40  payload u32  44  distance u32 to the last group before it that was acknowledged; 0: not told
 //!       48  payload
 //! ```
 //!
@@ -50,6 +50,9 @@ pub struct GroupHeader {
     pub lsn: LogPosition,
     /// Bytes of payload behind the header.
     pub payload: u32,
+    /// Every group up to this number was durable when this one was sealed: where one of them is missing, the
+    /// device has lost it. 0: not told.
+    pub acknowledged: u64,
 }
 
 fn long(bytes: &[u8], at: usize) -> u64 {
@@ -110,8 +113,20 @@ impl GroupHeader {
         group[24..32].copy_from_slice(&self.sequence.to_le_bytes());
         group[32..40].copy_from_slice(&self.lsn.0.to_le_bytes());
         group[40..44].copy_from_slice(&self.payload.to_le_bytes());
+        group[44..48].copy_from_slice(&self.distance().to_le_bytes());
         let sum = crc(&group[..end]);
         group[8..12].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    fn distance(&self) -> u32 {
+        assert!(
+            self.acknowledged < self.sequence,
+            "a group is not acknowledged before it is sealed"
+        );
+        match self.acknowledged {
+            0 => 0,
+            last => u32::try_from(self.sequence - last).unwrap_or(0),
+        }
     }
 
     /// The header in the first block of a group, checksum not verified yet: it covers the payload.
@@ -121,11 +136,17 @@ impl GroupHeader {
         if block.len() < GROUP_HEADER || block[0..8] != GROUP_MAGIC || word(block, 12) != volume {
             return Err(Error::new(ErrorKind::Corrupt, "no journal group of this volume"));
         }
+        let sequence = long(block, 24);
+        let acknowledged = match word(block, 44) {
+            0 => 0,
+            distance => sequence.saturating_sub(u64::from(distance)),
+        };
         Ok(Self {
             epoch: long(block, 16),
-            sequence: long(block, 24),
+            sequence,
             lsn: LogPosition(long(block, 32)),
             payload: word(block, 40),
+            acknowledged,
         })
     }
 
@@ -157,9 +178,15 @@ mod tests {
         slot.encode(7, &mut block);
         assert_eq!(Slot::decode(&block, BlockNo(8), 7).expect("sound"), slot);
         assert!(Slot::decode(&block, BlockNo(8), 6).is_err());
-        let header = GroupHeader { epoch: 9, sequence: 12, lsn: LogPosition(8192), payload: 5 };
+        let lsn = LogPosition(8192);
+        let header = GroupHeader { epoch: 9, sequence: 12, lsn, payload: 5, acknowledged: 9 };
         let mut group = vec![0; BLOCK_BYTES];
         group[GROUP_HEADER..GROUP_HEADER + 5].copy_from_slice(b"hello");
+        for acknowledged in [0, 1, 11] {
+            let header = GroupHeader { acknowledged, ..header };
+            header.encode(7, &mut group);
+            assert_eq!(GroupHeader::peek(&group, 7).expect("sound"), header);
+        }
         header.encode(7, &mut group);
         assert_eq!(GroupHeader::peek(&group, 7).expect("sound"), header);
         assert_eq!(header.payload(&group).expect("sound"), b"hello");

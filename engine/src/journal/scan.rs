@@ -1,7 +1,11 @@
 //! Reads the groups of the log after a crash, from the tail to the first one that is not ours.
 //!
 //! Guarantees: a group is handed out only when it is whole, of this volume and epoch, at its place and
-//! next in number. Memory is bounded by one group. Does not apply anything. Called by `meta::recover`.
+//! next in number. A crash ends the log at groups that were never acknowledged; where a later group says that the
+//! missing one was, the device has lost or damaged it, and [`Scan::lost`] tells. That the very last groups are
+//! lost cannot be told. Memory is bounded by one group. Does not apply anything. Called by `meta::recover`.
+
+use std::ops::RangeInclusive;
 
 use foliant_device::Device;
 
@@ -16,6 +20,11 @@ use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::units::BLOCK;
 use crate::units::LogPosition;
+
+/// How many of the largest groups may be missing before the first one that is looked for.
+const LOST_GROUPS: u64 = 2;
+/// Read at once while looking for it.
+const LOOK_BYTES: u64 = 64 << 10;
 
 /// A cursor over the log.
 #[derive(Debug)]
@@ -79,6 +88,52 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
+    /// The groups that were acknowledged and are missing, once the log's end was reached: later ones say so.
+    ///
+    /// Looks at as many bytes behind the end as two of the largest groups take (a few milliseconds), block by
+    /// block, because where the missing group ended is lost with it. Errors: as [`Scan::next`].
+    pub async fn lost(&mut self) -> Result<Option<RangeInclusive<u64>>> {
+        let end = self.at.0 + LOST_GROUPS * self.ring.group_bytes_max();
+        let end = end.min(self.tail.0 + self.ring.bytes());
+        let mut acknowledged = 0;
+        let mut at = self.at;
+        while at.0 < end {
+            let before_wrap = self.ring.bytes() - at.0 % self.ring.bytes();
+            let bytes = LOOK_BYTES.min(end - at.0).min(before_wrap);
+            let seen = self.read(at, bytes / BLOCK).await?;
+            for (n, block) in seen.chunks(BLOCK as usize).enumerate() {
+                let place = LogPosition(at.0 + n as u64 * BLOCK);
+                if let Some(header) = self.later_group(place, block).await? {
+                    acknowledged = acknowledged.max(header.acknowledged);
+                }
+            }
+            at = LogPosition(at.0 + bytes);
+        }
+        let is_lost = acknowledged >= self.sequence && !is_broken(Canary::BelieveLogEnd);
+        Ok(is_lost.then_some(self.sequence..=acknowledged))
+    }
+
+    /// The header of a whole group of this epoch that starts at `place` and comes behind the log's end.
+    async fn later_group(&self, place: LogPosition, block: &[u8]) -> Result<Option<GroupHeader>> {
+        let Ok(header) = GroupHeader::peek(block, self.volume) else { return Ok(None) };
+        let blocks = self.blocks_of(&header);
+        let is_later = header.epoch == self.epoch && header.sequence > self.sequence;
+        if !is_later || header.lsn != place || blocks.is_none() {
+            return Ok(None);
+        }
+        let group = self.read(place, blocks.unwrap_or(1)).await?;
+        Ok(header.payload(&group).is_ok().then_some(header))
+    }
+
+    /// Blocks of a group, unless it claims what none can have.
+    fn blocks_of(&self, header: &GroupHeader) -> Option<u64> {
+        let blocks = (GROUP_HEADER as u64 + u64::from(header.payload)).div_ceil(BLOCK);
+        let bytes = blocks * BLOCK;
+        let fits = bytes <= self.ring.group_bytes_max()
+            && self.ring.place(header.lsn, bytes) == header.lsn;
+        fits.then_some(blocks)
+    }
+
     async fn group_at(&mut self, start: LogPosition) -> Result<Option<Vec<u8>>> {
         if start.0 + BLOCK - self.tail.0 > self.ring.bytes() {
             self.stopped = "the ring is read whole".into();
@@ -96,12 +151,10 @@ impl<'a> Scan<'a> {
         if !same && !is_broken(Canary::ScanOn) {
             return self.stop(start, "the group is of another time");
         }
-        let blocks = (GROUP_HEADER as u64 + u64::from(header.payload)).div_ceil(BLOCK);
-        if blocks * BLOCK > self.ring.group_bytes_max()
-            || self.ring.place(start, blocks * BLOCK) != start
-        {
+        // Its place is `start`, also where a canary takes what says otherwise.
+        let Some(blocks) = self.blocks_of(&GroupHeader { lsn: start, ..header }) else {
             return self.stop(start, "the group claims an impossible size");
-        }
+        };
         if blocks > 1 {
             bytes.extend(self.read(LogPosition(start.0 + BLOCK), blocks - 1).await?);
         }

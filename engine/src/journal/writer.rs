@@ -92,6 +92,8 @@ struct State {
     sealed: Lsn,
     applied: Lsn,
     next_group: u64,
+    /// Every group up to this number is durable.
+    acknowledged_group: u64,
     slot_sequence: u64,
     /// Where sealed groups behind the tail end, oldest first.
     boundaries: VecDeque<Boundary>,
@@ -135,6 +137,7 @@ pub struct JournalStats {
 #[derive(Debug)]
 struct Sealed {
     start: LogPosition,
+    group: u64,
     last: Lsn,
     buffer: Buffer,
     bytes: usize,
@@ -227,6 +230,7 @@ impl Journal {
             sealed: Lsn(0),
             applied: Lsn(0),
             next_group: slot.next_group,
+            acknowledged_group: slot.next_group.saturating_sub(1),
             slot_sequence: slot.sequence,
             boundaries: VecDeque::new(),
             spare,
@@ -436,6 +440,7 @@ impl Journal {
             }
             let mut state = self.inner.state.lock();
             let sealed = state.kept.pop_front().expect("nobody else takes it");
+            state.acknowledged_group = sealed.group;
             state.spare.push(sealed.buffer);
             drop(state);
             self.inner.durable.advance(sealed.last);
@@ -490,6 +495,7 @@ impl Journal {
             sequence: state.next_group,
             lsn: start,
             payload: (end - GROUP_HEADER) as u32,
+            acknowledged: state.acknowledged_group,
         };
         header.encode(self.inner.volume, bytes);
         state.head = LogPosition(start.0 + whole);
@@ -500,7 +506,8 @@ impl Journal {
         state.stats.groups += 1;
         state.stats.bytes += whole;
         state.flying += 1;
-        Some(Sealed { start, last, buffer, bytes: whole as usize })
+        let group = header.sequence;
+        Some(Sealed { start, group, last, buffer, bytes: whole as usize })
     }
 
     fn write(&self, sealed: Sealed) -> impl Future<Output = (Sealed, Result<()>)> + Send + use<> {
@@ -523,6 +530,7 @@ impl Journal {
         let durable = outcome.is_ok() && state.kept.is_empty() && self.inner.poison.get().is_none();
         let reached = match durable {
             true => {
+                state.acknowledged_group = sealed.group;
                 state.spare.push(sealed.buffer);
                 Some(sealed.last)
             }

@@ -46,6 +46,10 @@ pub enum Canary {
     PunchBesideWriteback,
     /// Readers do not look whether a commit shows itself beside them.
     ShowHalfCommits,
+    /// What was written home is not looked for before the tail moves.
+    BelieveHomes,
+    /// Nobody looks behind the log's end whether it is an end.
+    BelieveLogEnd,
     /// Replay goes on behind what is no group, block by block, and takes what looks like one.
     ScanOn,
     /// Replay takes groups of an earlier epoch for good.

@@ -1,8 +1,8 @@
 //! Brings logged blocks home and moves the log's tail, so that the log never runs out of room.
 //!
 //! Guarantees, in this order: the records of an image are durable before the image is written home; all
-//! images of a round are home and flushed before the tail moves over their records; whoever waits to
-//! hear that a block is home hears it after that. A block that is logged again meanwhile keeps its
+//! images of a round are home and flushed before the tail moves over their records, and metadata was read
+//! again and found there; whoever waits to hear that a block is home hears it after that. A block that is logged again meanwhile keeps its
 //! newer image for the next round.
 //!
 //! Does not take the metadata lock, so that a transaction may wait for log room while it holds it.
@@ -22,9 +22,11 @@ use crate::kit::canary::is_broken;
 use crate::kit::stop;
 use crate::kit::stop::Stop;
 use crate::limits::LOG_ROOM_WAIT;
+use crate::meta::readback::Readback;
 use crate::meta::store::Inner;
 use crate::meta::store::Meta;
 use crate::meta::table::Going;
+use crate::meta::table::Logged;
 use crate::units::BlockNo;
 use crate::units::Lsn;
 
@@ -41,7 +43,7 @@ impl Meta {
     /// and would meet those of the next.
     pub async fn checkpoint(&self) -> Result<()> {
         let inner = &self.inner;
-        let _one = inner.checkpoint.lock().await;
+        let mut readback = inner.checkpoint.lock().await;
         inner.poison.check()?;
         // What is appended but not sealed would not be covered by the tail that this round can reach.
         inner.journal.durable(inner.journal.last()).await?;
@@ -60,10 +62,8 @@ impl Meta {
         let homes: Vec<(BlockNo, Lsn)> = passed.map(|g| (g.at, g.lsn)).collect();
         if !is_broken(Canary::TailBeforeHome) {
             stop::at(Stop::BeforeCheckpointWrite).await;
-            inner.write_home(going).await?;
-            self.flush().await?;
-            // A flush of somebody else may have failed meanwhile: nobody knows what it lost, also of these.
-            inner.poison.check()?;
+            self.bring_home(&going).await?;
+            self.look_for(going, &mut readback).await?;
         }
         let arrived = inner.blocks.lock().table.arrived(&homes);
         let moved = inner.journal.advance_tail(sealed).await;
@@ -78,6 +78,39 @@ impl Meta {
         }
         metrics::counter!("foliant_checkpoints_total").increment(1);
         moved
+    }
+
+    /// Writes images home; stable on return.
+    async fn bring_home(&self, going: &[Going]) -> Result<()> {
+        self.inner.write_home(going).await?;
+        self.flush().await?;
+        // A flush of somebody else may have failed meanwhile: nobody knows what it lost, also of these.
+        self.inner.poison.check()
+    }
+
+    /// Reads metadata again that is home, and writes once more what is not there: the log still has it.
+    ///
+    /// Errors: what was found there the second time; the tail must stay.
+    async fn look_for(&self, going: Vec<Going>, readback: &mut Readback) -> Result<()> {
+        if is_broken(Canary::BelieveHomes) {
+            return Ok(());
+        }
+        let device = &self.inner.device;
+        let metadata = going.iter().filter(|g| g.kind == Logged::Metadata);
+        let images: Vec<_> = metadata.map(|g| (g.at, g.image.clone())).collect();
+        let missing = readback.differing(device, &images).await?;
+        let Some((_, cause)) = missing.first() else { return Ok(()) };
+        let count = missing.len() as u64;
+        tracing::warn!(count, %cause, "what was written home is not there, and is written again");
+        metrics::counter!("foliant_homes_written_again_total").increment(count);
+        let is_missing = |at: BlockNo| missing.binary_search_by_key(&at, |&(at, _)| at).is_ok();
+        let again: Vec<Going> = going.into_iter().filter(|g| is_missing(g.at)).collect();
+        self.bring_home(&again).await?;
+        let images: Vec<_> = again.into_iter().map(|g| (g.at, g.image)).collect();
+        match readback.differing(device, &images).await?.pop() {
+            None => Ok(()),
+            Some((_, cause)) => Err(cause),
+        }
     }
 
     /// Makes everything stable that was written to the device before this call. Callers share flushes.
@@ -165,7 +198,7 @@ impl Meta {
 
 impl Inner {
     /// Writes images home, neighbours together, and waits for all of them.
-    async fn write_home(&self, going: Vec<Going>) -> Result<()> {
+    async fn write_home(&self, going: &[Going]) -> Result<()> {
         let writes = runs(going)
             .into_iter()
             .map(|(at, segments)| self.device.write(at.0, segments, Persist::Cached));
@@ -179,9 +212,10 @@ impl Inner {
 }
 
 /// Ascending images as device writes.
-fn runs(going: Vec<Going>) -> Vec<(BlockNo, Vec<Segment>)> {
+fn runs(going: &[Going]) -> Vec<(BlockNo, Vec<Segment>)> {
     let mut runs: Vec<(BlockNo, Vec<Segment>)> = Vec::new();
     for Going { at, image, .. } in going {
+        let (at, image) = (*at, image.clone());
         match runs.last_mut() {
             Some((start, segments))
                 if start.plus(segments.len() as u64) == at && segments.len() < RUN_BLOCKS =>

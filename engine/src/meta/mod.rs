@@ -7,12 +7,14 @@
 //! | [`txn`] | a shared view, an exclusive transaction, its two-step commit |
 //! | [`checkpoint`] | brings logged blocks home, moves the tail |
 //! | `flushes` | one device flush for everybody who waits for one |
+//! | `readback` | whether what was written home is there, before the tail moves |
 //! | [`recover`] | after a crash: replay, block by block |
 //! | [`tree`] | B+trees on these blocks |
 
 pub mod cache;
 pub mod checkpoint;
 mod flushes;
+mod readback;
 pub mod recover;
 pub mod store;
 pub mod table;

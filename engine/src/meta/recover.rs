@@ -2,12 +2,15 @@
 //!
 //! Guarantees: idempotent and restartable at any point, because records are absolute and the header
 //! moves last; bounded by the log's size in time, and by the budget in memory; it needs no structure
-//! but the log, so that no damage elsewhere can stop it. A block that does not match its checksum after
-//! its last record is reported.
+//! but the log, so that no damage elsewhere can stop it. A metadata block that does not match its checksum
+//! after its last record is reported, and so are acknowledged groups that are missing; a data block that does
+//! not match stays as it lies there, where its sum tells every reader. Metadata is read again at home
+//! before the log is given up.
 //!
 //! Does not look into blocks. Called by `volume::mount` before anything else is read.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use foliant_device::BLOCK_SIZE;
 use foliant_device::Buffer;
@@ -29,6 +32,7 @@ use crate::journal::slots;
 use crate::kit::checksum;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
+use crate::meta::readback::Readback;
 use crate::units::BLOCK;
 use crate::units::BlockNo;
 
@@ -45,8 +49,21 @@ pub struct Recovered {
     pub bytes: u64,
     /// Blocks written to their homes.
     pub blocks_home: u64,
+    /// Data blocks that do not match their last record: what it was applied to is not what it was made for.
+    pub damaged: u64,
     /// Why the log ended where it ended.
     pub stopped: String,
+    /// Groups that were acknowledged, and are missing or damaged: the store is as it was before them.
+    pub lost: Option<RangeInclusive<u64>>,
+}
+
+/// What to do where acknowledged groups are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    /// Report it, and leave the log as it is.
+    Refuse,
+    /// Go on from what was before it.
+    Accept,
 }
 
 /// One block while the log is replayed.
@@ -73,31 +90,37 @@ enum Verify {
 struct Replay<'a> {
     device: &'a Device,
     memory: &'a Memory,
+    readback: Readback,
     volume: u32,
     images: BTreeMap<BlockNo, Image>,
     /// Images that may be held at once; the rest goes home earlier, which is legal: all their records
     /// so far are durable.
     images_max: usize,
     home: u64,
+    damaged: u64,
 }
 
 /// Replays what the log holds, brings it home, and makes the log empty under a new epoch.
 ///
-/// The caller has flushed the device. Errors: `Corrupt` (no journal header, or a block that does not
-/// match after its last record), `Device`, `OutOfMemory`. Dropping the future: run it again.
+/// The caller has flushed the device. Errors: `Corrupt` (no journal header, a block that does not match
+/// after its last record or does not arrive at home, acknowledged groups that are missing), `Device`,
+/// `OutOfMemory`. Dropping the future: run it again.
 pub async fn recover(
     device: &Device,
     memory: &Memory,
     layout: &Layout,
     volume: u32,
+    gap: Gap,
 ) -> Result<Recovered> {
     let slot = slots::read(device, memory, volume).await?;
     let ring = Ring::new(layout.journal);
     check_slot(&slot, layout)?;
     let mut scan = Scan::new(device, memory, ring, volume, slot);
     let images_max = memory.capacity_blocks() / 2;
-    let mut replay =
-        Replay { device, memory, volume, images: BTreeMap::new(), images_max, home: 0 };
+    let readback = Readback::new(memory).await?;
+    let images = BTreeMap::new();
+    let (home, damaged) = (0, 0);
+    let mut replay = Replay { device, memory, readback, volume, images, images_max, home, damaged };
     let (mut transactions, mut groups, mut bytes) = (0, 0, 0);
     while let Some(payload) = scan.next().await? {
         groups += 1;
@@ -110,8 +133,13 @@ pub async fn recover(
             transactions += 1;
         }
     }
+    let lost = scan.lost().await?;
+    if gap == Gap::Refuse
+        && let Some(lost) = &lost
+    {
+        return Err(missing(lost, ring.block(scan.end())));
+    }
     replay.write_home(Verify::Now).await?;
-    device.flush().await?;
     let next = Slot {
         sequence: slot.sequence,
         epoch: slot.epoch + 1,
@@ -120,10 +148,20 @@ pub async fn recover(
     };
     // No group of the new epoch is written before both headers name it.
     let next = slots::write_both(device, memory, volume, next).await?;
-    let blocks_home = replay.home;
+    let (blocks_home, damaged) = (replay.home, replay.damaged);
     tracing::info!(groups, transactions, bytes, blocks_home, stopped = scan.stopped, "recovered");
     let stopped = scan.stopped;
-    Ok(Recovered { slot: next, groups, transactions, bytes, blocks_home, stopped })
+    let slot = next;
+    Ok(Recovered { slot, groups, transactions, bytes, blocks_home, damaged, stopped, lost })
+}
+
+/// What is said of acknowledged groups that are missing.
+pub fn missing(groups: &RangeInclusive<u64>, at: BlockNo) -> Error {
+    let (first, last) = (groups.start(), groups.end());
+    let why = format!(
+        "groups {first} to {last} were acknowledged and are not there: the device has lost or damaged them"
+    );
+    Error::corrupt("journal", at, why)
 }
 
 /// No log has written so much, or was opened so often: all arithmetic on the fields of a header stays
@@ -211,30 +249,54 @@ impl Replay<'_> {
         Ok(read_block(self.device, self.memory, record.block).await?.1)
     }
 
-    /// Writes all images home.
+    /// Writes all images home, stable, and looks whether metadata is there.
     async fn write_home(&mut self, verify: Verify) -> Result<()> {
         let images = std::mem::take(&mut self.images);
-        let mut writes = Vec::with_capacity(images.len());
+        let (mut all, mut metadata) = (Vec::with_capacity(images.len()), Vec::new());
         for (at, image) in images {
             let bytes = &image.buffer[..BLOCK_SIZE];
             let got = match image.data {
                 true => checksum::of(bytes),
                 false => block::sum(bytes, at, self.volume),
             };
-            if verify == Verify::Now && got != image.crc {
-                return Err(Error::checksum("replayed block", at, image.crc, got));
+            let matches = verify == Verify::Later || got == image.crc;
+            if !image.data {
+                if !matches {
+                    return Err(Error::checksum("replayed block", at, image.crc, got));
+                }
+                metadata.push((at, image.buffer.clone()));
+            } else if !matches {
+                let cause = Error::checksum("replayed data", at, image.crc, got);
+                tracing::error!(%cause, "the device lost what the log builds upon");
+                self.damaged += 1;
+                continue;
             }
-            writes.push((at, image.buffer));
+            all.push((at, image.buffer));
         }
-        self.home += writes.len() as u64;
-        let requests = writes
+        self.home += all.len() as u64;
+        self.write(all).await?;
+        let missing = self.readback.differing(self.device, &metadata).await?;
+        let Some((_, cause)) = missing.first() else { return Ok(()) };
+        tracing::warn!(count = missing.len(), %cause, "what replay wrote home is written again");
+        let is_missing = |at: &BlockNo| missing.binary_search_by_key(at, |&(at, _)| at).is_ok();
+        metadata.retain(|(at, _)| is_missing(at));
+        self.write(metadata.clone()).await?;
+        match self.readback.differing(self.device, &metadata).await?.pop() {
+            None => Ok(()),
+            Some((_, cause)) => Err(cause),
+        }
+    }
+
+    /// Writes blocks; stable on return.
+    async fn write(&self, images: Vec<(BlockNo, Buffer)>) -> Result<()> {
+        let requests = images
             .into_iter()
             .map(|(at, buffer)| self.device.write(at.0, vec![buffer.into()], Persist::Cached));
         let mut requests = stream::iter(requests).buffer_unordered(WRITES_IN_FLIGHT);
         while let Some(written) = requests.next().await {
             written?;
         }
-        Ok(())
+        Ok(self.device.flush().await?)
     }
 }
 

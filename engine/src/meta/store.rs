@@ -29,6 +29,7 @@ use crate::kit::poison::Poison;
 use crate::meta::cache::Evicted;
 use crate::meta::cache::ImageCache;
 use crate::meta::flushes::Flushes;
+use crate::meta::readback::Readback;
 use crate::meta::table::Table;
 use crate::units::BlockNo;
 use crate::units::Lsn;
@@ -86,8 +87,8 @@ pub(super) struct Inner {
     pub(super) lock: Arc<RwLock<()>>,
     /// Look-ups and installs; never across an await.
     pub(super) blocks: Mutex<Blocks>,
-    /// One checkpoint at a time.
-    pub(super) checkpoint: tokio::sync::Mutex<()>,
+    /// One checkpoint at a time, with what it looks at homes with.
+    pub(super) checkpoint: tokio::sync::Mutex<Readback>,
     /// Who waits for a flush of data.
     pub(super) flushes: Flushes,
     /// Rung when a checkpoint is worth it.
@@ -145,7 +146,7 @@ impl Meta {
             options,
             lock: Arc::new(RwLock::new(())),
             blocks: Mutex::new(blocks),
-            checkpoint: tokio::sync::Mutex::new(()),
+            checkpoint: tokio::sync::Mutex::new(Readback::new(memory).await?),
             flushes: Flushes::default(),
             bell: Notify::new(),
             rounds: watch::Sender::new(0),

@@ -24,7 +24,17 @@ struct Entry {
     image: Option<Buffer>,
     /// The last transaction that has a record of it.
     last: Lsn,
+    kind: Logged,
     mark: Option<Arc<dyn HomeMark>>,
+}
+
+/// What a logged block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged {
+    /// It carries its own checksum, and whether it is the newest one can be told by nothing else.
+    Metadata,
+    /// Its checksum lies elsewhere, and tells that an older block is not this one.
+    Data,
 }
 
 /// An image on its way home.
@@ -33,6 +43,8 @@ pub struct Going {
     pub at: BlockNo,
     /// Its bytes.
     pub image: Buffer,
+    /// What it is.
+    pub kind: Logged,
     /// The transaction that made it.
     pub lsn: Lsn,
 }
@@ -66,8 +78,15 @@ impl std::fmt::Debug for Table {
 
 impl Table {
     /// Notes that the transaction `lsn` logged `at`, with this image.
-    pub fn put(&mut self, at: BlockNo, lsn: Lsn, image: Buffer, mark: Option<Arc<dyn HomeMark>>) {
-        let old = self.entries.insert(at, Entry { image: Some(image), last: lsn, mark });
+    pub fn put(
+        &mut self,
+        at: BlockNo,
+        lsn: Lsn,
+        image: Buffer,
+        kind: Logged,
+        mark: Option<Arc<dyn HomeMark>>,
+    ) {
+        let old = self.entries.insert(at, Entry { image: Some(image), last: lsn, kind, mark });
         self.images += 1;
         if let Some(old) = old {
             assert!(old.last <= lsn, "commits are noted in order");
@@ -94,7 +113,7 @@ impl Table {
     pub fn going(&self) -> Vec<Going> {
         let going = |(&at, entry): (&BlockNo, &Entry)| {
             let image = entry.image.clone()?;
-            Some(Going { at, image, lsn: entry.last })
+            Some(Going { at, image, kind: entry.kind, lsn: entry.last })
         };
         self.entries.iter().filter_map(going).collect()
     }

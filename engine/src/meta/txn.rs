@@ -29,6 +29,7 @@ use crate::kit::lock_order::Rank;
 use crate::kit::memory::Purpose;
 use crate::meta::store::Meta;
 use crate::meta::table::HomeMark;
+use crate::meta::table::Logged;
 use crate::meta::view::BlockRead;
 use crate::meta::view::BlockWrite;
 use crate::units::BlockNo;
@@ -305,12 +306,12 @@ impl Prepared {
         }
         for (at, change) in txn.changes {
             blocks.cache.put(at, change.after.clone());
-            blocks.table.put(at, lsn, change.after, None);
+            blocks.table.put(at, lsn, change.after, Logged::Metadata, None);
         }
         for data in txn.data {
             // The block may have held metadata in an earlier life.
             blocks.cache.remove(data.at);
-            blocks.table.put(data.at, lsn, data.after, data.mark);
+            blocks.table.put(data.at, lsn, data.after, Logged::Data, data.mark);
         }
         if txn.root != *txn.committed_root {
             blocks.root = Arc::new(txn.root);

@@ -324,7 +324,8 @@ pub fn journal(bytes: &[u8]) {
 
 fn put_group(disk: &SimDisk, base: &Base, slot: &Slot, payload: &[u8]) {
     let (epoch, sequence, payload_len) = (slot.epoch, slot.next_group, payload.len() as u32);
-    let header = GroupHeader { epoch, sequence, lsn: slot.tail, payload: payload_len };
+    let lsn = slot.tail;
+    let header = GroupHeader { epoch, sequence, lsn, payload: payload_len, acknowledged: 0 };
     let mut group = vec![0; (GROUP_HEADER + payload.len()).next_multiple_of(BLOCK_BYTES)];
     group[GROUP_HEADER..GROUP_HEADER + payload.len()].copy_from_slice(payload);
     header.encode(base.volume, &mut group);
