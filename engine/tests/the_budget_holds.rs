@@ -518,3 +518,33 @@ fn regression_a_commit_beside_a_reader_in_order_ends_in_simulated_time() {
         });
     }
 }
+
+/// A million objects were made one behind the other, and 240 MiB were in use beside the budget: idle objects
+/// were closed by the flusher's rounds only, and between two of them nobody counted.
+#[test]
+fn regression_objects_that_nobody_uses_do_not_pile_up() {
+    support::simulate(async {
+        let disk = SimDisk::new(4 * DEVICE_BLOCKS, SimOptions::default());
+        support::format(&disk).await;
+        let engine = support::open(&disk).await.unwrap();
+        let mut most = 0;
+        for batch in 0..2_400 {
+            let mut transaction = engine.transaction();
+            for i in 0..5 {
+                let object = transaction.create(format!("{batch}-{i}")).unwrap();
+                transaction.write_at(&object, 0, b"some bytes").unwrap();
+            }
+            transaction.commit().await.unwrap();
+            most = most.max(engine.stats().open_objects);
+        }
+        for batch in 0..2_400 {
+            for i in 0..5 {
+                engine.object(format!("{batch}-{i}")).await.unwrap();
+                most = most.max(engine.stats().open_objects);
+            }
+        }
+        println!("at most {most} of 12000 objects were open");
+        assert!(most < 6_000, "{most} objects were open");
+        engine.close().await.unwrap();
+    });
+}

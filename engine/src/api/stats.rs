@@ -48,6 +48,9 @@ pub struct Stats {
     pub capacity_bytes: u64,
     /// Written by users, not yet by the engine.
     pub dirty_bytes: u64,
+    /// Objects that are in memory: with a handle, with unwritten data, or kept for the sake of their cached data
+    /// (at most some thousand of these). Each takes some hundred bytes beside the budget.
+    pub open_objects: u64,
 }
 
 impl Stats {
@@ -80,6 +83,7 @@ impl Stats {
             free_bytes: ground.space.available() * BLOCK,
             capacity_bytes: inner.volume.data_blocks * BLOCK,
             dirty_bytes: (wing.dirty.dirty() + wing.dirty.writeback()) * BLOCK,
+            open_objects: table.count() as u64,
         }
     }
 }

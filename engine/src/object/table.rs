@@ -37,13 +37,45 @@ const IDLE_OBJECTS_MAX: usize = 1024;
 /// Extents behind the end of an object that are looked at when it is opened.
 const STALE_EXTENTS_MAX: usize = 64;
 
+/// The open objects, those in use and those that are idle.
+#[derive(Debug)]
+struct Open {
+    objects: BTreeMap<ObjectId, Arc<OpenObject>>,
+    /// When there are so many, idle ones are closed at once: the flusher's rounds are too rare for who opens
+    /// thousands in between. A quarter more than the last look left, so that looking costs an opening a constant.
+    look_at: usize,
+}
+
+impl Open {
+    fn new() -> Self {
+        Self { objects: BTreeMap::new(), look_at: 2 * IDLE_OBJECTS_MAX }
+    }
+
+    /// Closes objects that nobody uses and that have nothing unwritten, beyond a fair number; what they counted.
+    fn close_idle(&mut self) -> Totals {
+        let mut surplus = self.objects.len().saturating_sub(IDLE_OBJECTS_MAX);
+        let mut closed = Totals::default();
+        self.objects.retain(|_, object| {
+            let close = surplus > 0 && Arc::strong_count(object) == 1 && object.is_at_rest();
+            surplus -= usize::from(close);
+            if close {
+                closed += object.core().counts().totals();
+            }
+            !close
+        });
+        let left = self.objects.len();
+        self.look_at = left + (left / 4).max(IDLE_OBJECTS_MAX);
+        closed
+    }
+}
+
 /// The objects of a volume.
 #[derive(Debug)]
 pub struct Table {
     ground: Ground,
     wing: Wing,
     /// Touched for a map look-up at open and close of an object, never across an await.
-    open: Mutex<BTreeMap<ObjectId, Arc<OpenObject>>>,
+    open: Mutex<Open>,
     /// The lowest id that nobody has, in hand or in a record; never across an await.
     next_id: Mutex<u64>,
     /// What objects that were closed since had counted.
@@ -53,7 +85,7 @@ pub struct Table {
 impl Table {
     /// A registry without open objects, of a volume whose root says `next_object`.
     pub fn new(ground: Ground, wing: Wing, next_object: u64) -> Self {
-        let open = Mutex::new(BTreeMap::new());
+        let open = Mutex::new(Open::new());
         let next_id = Mutex::new(next_object);
         Self { ground, wing, open, next_id, closed: Mutex::default() }
     }
@@ -72,7 +104,7 @@ impl Table {
     ///
     /// Errors: `NotFound`, `Corrupt`, `Device`. Dropping the future has no effect.
     pub async fn open(&self, id: ObjectId) -> Result<Arc<OpenObject>> {
-        if let Some(found) = self.open.lock().get(&id) {
+        if let Some(found) = self.open.lock().objects.get(&id) {
             return Ok(found.clone());
         }
         let view = self.ground.meta.read().await;
@@ -115,7 +147,16 @@ impl Table {
             state.set_inline(inline);
             Arc::new(OpenObject::new(self.ground.clone(), &self.wing, state))
         };
-        open.entry(id).or_insert_with(make).clone()
+        let object = open.objects.entry(id).or_insert_with(make).clone();
+        self.make_room(&mut open);
+        object
+    }
+
+    /// Closes idle objects when there are many.
+    fn make_room(&self, open: &mut Open) {
+        if open.objects.len() >= open.look_at {
+            *self.closed.lock() += open.close_idle();
+        }
     }
 
     /// Adds a record for a new, empty object inside `txn`; the id is never used again.
@@ -128,6 +169,8 @@ impl Table {
     /// An object that a transaction is going to make: it has an id and nothing else, and nobody can open it
     /// before [`Table::adopt`].
     pub fn prepare(&self) -> Arc<OpenObject> {
+        // Here and not in `adopt`, which runs with locks of the metadata.
+        self.make_room(&mut self.open.lock());
         let state = ObjectState::new(self.take_id(), 0);
         state.set_pending(true);
         Arc::new(OpenObject::new(self.ground.clone(), &self.wing, state))
@@ -136,7 +179,7 @@ impl Table {
     /// The transaction that makes the prepared object is committed. Called while nobody can look at it.
     pub fn adopt(&self, object: &Arc<OpenObject>) {
         object.state().set_pending(false);
-        let before = self.open.lock().insert(object.state().id(), object.clone());
+        let before = self.open.lock().objects.insert(object.state().id(), object.clone());
         assert!(before.is_none(), "an object was open before it was made");
     }
 
@@ -152,32 +195,29 @@ impl Table {
     pub fn totals(&self) -> Totals {
         let open = self.open.lock();
         let mut totals = *self.closed.lock();
-        open.values().for_each(|object| totals += object.core().counts().totals());
+        open.objects.values().for_each(|object| totals += object.core().counts().totals());
         totals
+    }
+
+    /// How many objects are open, in use or idle.
+    pub fn count(&self) -> usize {
+        self.open.lock().objects.len()
     }
 
     /// Every open object, ascending by id.
     pub fn all(&self) -> Vec<Arc<OpenObject>> {
-        self.open.lock().values().cloned().collect()
+        self.open.lock().objects.values().cloned().collect()
     }
 
     /// The same for who must not wait, not even for a short lock.
     pub fn try_all(&self) -> Option<Vec<Arc<OpenObject>>> {
-        Some(self.open.try_lock()?.values().cloned().collect())
+        Some(self.open.try_lock()?.objects.values().cloned().collect())
     }
 
     /// Closes objects that nobody uses and that have nothing unwritten, beyond a fair number.
     pub fn close_idle(&self) {
         let mut open = self.open.lock();
-        let mut surplus = open.len().saturating_sub(IDLE_OBJECTS_MAX);
-        open.retain(|_, object| {
-            let close = surplus > 0 && Arc::strong_count(object) == 1 && object.is_at_rest();
-            surplus -= usize::from(close);
-            if close {
-                *self.closed.lock() += object.core().counts().totals();
-            }
-            !close
-        });
+        *self.closed.lock() += open.close_idle();
     }
 
     /// Frees what the removed object `id` held, then its record and its marker.
@@ -185,7 +225,7 @@ impl Table {
     /// The caller has committed the removal of the name and the marker. Runs in a tracked task.
     pub async fn finish_removal(&self, id: ObjectId) -> Result<()> {
         let object = {
-            let known = self.open.lock().get(&id).cloned();
+            let known = self.open.lock().objects.get(&id).cloned();
             known.unwrap_or_else(|| self.enter(id, 0, false))
         };
         object.state().mark_removed();
@@ -202,7 +242,7 @@ impl Table {
         let prepared = txn.prepare().await?;
         let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[]));
         ticket.settle(lsn);
-        self.open.lock().remove(&id);
+        self.open.lock().objects.remove(&id);
         Ok(())
     }
 
