@@ -27,7 +27,7 @@
 //!   for a free slot.
 //!
 //! Implementations: `backend::{ring, threads, mem}`, `sim::device`, and the decorators
-//! `wrap::{count, delay}`. `conformance` (feature `testing`) checks every clause above that can be checked from
+//! `wrap::{count, delay, overlay, watch}`. `conformance` (feature `testing`) checks every clause above that can be checked from
 //! outside.
 
 use std::fmt;

@@ -67,3 +67,4 @@ pub use error::Error;
 pub use error::ErrorKind;
 pub use error::Result;
 pub use volume::resume::Resumed;
+pub use volume::stall::Stalled;

@@ -76,6 +76,14 @@ pub const WRITEBACK_WAIT: Duration = Duration::from_secs(60);
 /// How long closing waits for a device that is asked for nothing new any more, in each of its steps. At
 /// most twice as long, because it looks that often.
 pub const CLOSE_STALL_WAIT: Duration = Duration::from_secs(30);
+/// A request that takes longer is told as a stall of the device.
+pub const STALL_TOLD: Duration = Duration::from_secs(10);
+/// A write or a flush that takes longer stops writes. Longer than what kernels try by themselves before they give
+/// an error (30 s, several times).
+pub const DEVICE_STALL_MAX: Duration = Duration::from_secs(180);
+/// How long a change waits for the metadata. Others hold it while they read nodes, and while one waits for room in
+/// the log.
+pub const METADATA_WAIT: Duration = Duration::from_secs(180);
 /// How long a commit waits for room in the log.
 pub const LOG_ROOM_WAIT: Duration = Duration::from_secs(60);
 

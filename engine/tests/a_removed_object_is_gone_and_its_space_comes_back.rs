@@ -12,6 +12,8 @@ use std::time::Duration;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
+use foliant_device::DeviceErrorKind;
+use foliant_device::sim::FaultRule;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
 use foliant_device::sim::SimOptions;
@@ -280,4 +282,48 @@ fn an_interrupted_removal_is_finished_at_open_and_its_space_comes_back() {
     let finished = finished.into_inner();
     println!("{finished} removals were finished at open");
     assert!(finished > 3, "only {finished} removals were left to the opening");
+}
+
+/// Writes stop at the `nth` request while a removal is on its way; the process recovers, and the space is there without
+/// an opening. Whether there was such a request.
+async fn recovered(nth: u64) -> Option<u64> {
+    let (disk, engine) = new_disk(nth).await;
+    let before = engine.stats().free_bytes;
+    drop(fragmented(&engine, "object").await);
+    engine.close().await.unwrap();
+    // Nothing is cached, so that each step of the removal has to read, and the log is written between them.
+    let engine = support::open(&disk).await.unwrap();
+    let fault = FaultRule::fail(DeviceErrorKind::Io).blocks(0..32 + 1024);
+    let rule = disk.inject(fault.after(nth).times(1));
+    let removed = engine.remove("object").await;
+    if disk.struck(rule) == 0 {
+        return None;
+    }
+    // The answer may come before the failure is heard.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    disk.withdraw_all();
+    let resumed = engine.recover().await.unwrap();
+    if let Err(cause) = removed {
+        assert_eq!(cause.kind(), ErrorKind::WritesStopped, "{cause}");
+        if engine.object("object").await.is_ok() {
+            engine.remove("object").await.unwrap();
+        }
+    }
+    every_name_is_gone(&engine).await;
+    engine.close().await.unwrap();
+    support::is_sound(&disk, true).await;
+    let engine = support::open(&disk).await.unwrap();
+    assert_eq!(engine.stats().commits, 0, "request {nth}: something was left to the opening");
+    let now = engine.stats().free_bytes;
+    assert!(now + SLACK >= before, "request {nth}: {now} of {before} bytes are free");
+    Some(resumed.removals_finished)
+}
+
+#[test]
+fn a_removal_that_a_failing_log_cut_off_is_finished_by_recover() {
+    let runs = (0..).map_while(|nth| support::simulate(recovered(nth)));
+    let (mut cut, mut finished) = (0, 0);
+    runs.for_each(|n| (cut, finished) = (cut + 1, finished + n));
+    println!("{cut} removals met a failure, {finished} were finished by recover");
+    assert!(cut > 3 && finished > 1, "{cut} removals met a failure, {finished} were finished");
 }

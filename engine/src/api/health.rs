@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::api::engine::Engine;
 use crate::error::Error;
+use crate::volume::stall::Stalled;
 
 /// What does not work at one moment.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,10 @@ pub struct Health {
     /// Open objects whose data could not be written back: their writes and syncs fail until
     /// [`Engine::recover`], their data is in memory.
     pub failed_objects: Vec<FailedObject>,
+    /// The device does not answer: some request has been on its way for 10 s or longer. A write or a flush
+    /// that takes 3 minutes stops writes, so that whoever waits for it hears; [`Engine::recover`] brings them back
+    /// once it has ended.
+    pub stalled: Option<Stalled>,
     /// Bytes that are in memory and not on the device.
     pub dirty_bytes: u64,
 }
@@ -34,7 +39,7 @@ pub struct FailedObject {
 impl Health {
     /// Whether everything works.
     pub fn is_well(&self) -> bool {
-        self.stopped.is_none() && self.failed_objects.is_empty()
+        self.stopped.is_none() && self.failed_objects.is_empty() && self.stalled.is_none()
     }
 }
 
@@ -49,6 +54,14 @@ impl fmt::Display for Health {
             }
             Some(cause) => writeln!(f, "writes are stopped until recover(): {cause}")?,
             None => {}
+        }
+        if let Some(Stalled { longest, reads, changes }) = self.stalled {
+            let seconds = longest.as_secs();
+            writeln!(
+                f,
+                "the device does not answer: {reads} reads and {changes} writes or flushes take long, the \
+                 oldest {seconds} s"
+            )?;
         }
         for FailedObject { object, cause } in &self.failed_objects {
             writeln!(f, "object {object} is not written back: {cause}")?;
@@ -70,6 +83,7 @@ impl Engine {
             stopped: poison.get(),
             stopped_for_good: poison.is_for_good(),
             failed_objects: failed.collect(),
+            stalled: self.inner.volume.stalled(),
             dirty_bytes: self.stats().dirty_bytes,
         }
     }

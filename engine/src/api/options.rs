@@ -11,6 +11,7 @@ use foliant_device::Device;
 use foliant_device::backend;
 use foliant_device::backend::BackendChoice;
 use foliant_device::wrap::count::CountDevice;
+use foliant_device::wrap::watch::WatchDevice;
 
 use crate::api::engine::Engine;
 use crate::api::handle::Inner;
@@ -171,13 +172,16 @@ impl OpenOptions {
                 backend::OpenOptions::new(&path).backend(self.backend).open().await?
             }
         };
-        let counted = CountDevice::new(device.clone());
+        let watched = WatchDevice::new(device.clone());
+        let watch = watched.watch();
+        let counted = CountDevice::new(Device::new(watched));
         let counters = counted.counters();
         let started = tokio::time::Instant::now();
         let options = MountOptions {
             memory_bytes: self.memory_bytes,
             discards: self.discards,
             counters: counters.clone(),
+            watch,
         };
         match mount::open(Device::new(counted), options).await {
             Ok(volume) => {

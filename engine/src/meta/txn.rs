@@ -27,6 +27,7 @@ use crate::kit::lock_order;
 use crate::kit::lock_order::Held;
 use crate::kit::lock_order::Rank;
 use crate::kit::memory::Purpose;
+use crate::limits::METADATA_WAIT;
 use crate::meta::store::Meta;
 use crate::meta::table::HomeMark;
 use crate::meta::table::Logged;
@@ -44,11 +45,20 @@ impl Meta {
         MetaView::new(self.clone(), guard, root)
     }
 
-    /// The exclusive transaction. Errors: `WritesStopped`. Dropping the future has no effect.
+    /// The exclusive transaction. Errors: `WritesStopped`; `TimedOut` when somebody has held the metadata for
+    /// [`METADATA_WAIT`], which takes a device that does not end a read. Dropping the future has no effect.
     pub async fn begin(&self) -> Result<MetaTxn> {
         self.inner.poison.check()?;
         lock_order::wait(Rank::Metadata);
-        let guard = self.inner.lock.clone().write_owned().await;
+        let guard = match self.inner.lock.clone().try_write_owned() {
+            Ok(guard) => guard,
+            Err(_) => {
+                let waiting = self.inner.lock.clone().write_owned();
+                let waited = tokio::time::timeout(METADATA_WAIT, waiting).await;
+                let why = "waited too long for the metadata lock";
+                waited.map_err(|_| Error::new(ErrorKind::TimedOut, why))?
+            }
+        };
         self.inner.poison.check()?;
         let root = self.inner.blocks.lock().root.clone();
         Ok(MetaTxn::new(self.clone(), guard, root))

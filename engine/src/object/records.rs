@@ -158,9 +158,9 @@ pub async fn clear_removal<W: BlockWrite, S: NodeSupply>(
     Ok(())
 }
 
-/// An object whose removal is not finished, if there is one. Errors: as [`get`].
-pub async fn next_removal<R: BlockRead>(r: &R) -> Result<Option<ObjectId>> {
-    let first = removal_key(ObjectId(0));
+/// The first object from `from` on whose removal is not finished, if there is one. Errors: as [`get`].
+pub async fn next_removal<R: BlockRead>(r: &R, from: ObjectId) -> Result<Option<ObjectId>> {
+    let first = removal_key(from);
     let Some((key, _)) = tree::at_or_after(r, r.root().names, &first).await? else {
         return Ok(None);
     };

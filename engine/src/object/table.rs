@@ -246,17 +246,20 @@ impl Table {
         Ok(())
     }
 
-    /// Finishes removals that a crash or a close interrupted; the answer is how many.
+    /// Finishes removals that a crash, a close or a failing device interrupted; the answer is how many. One that
+    /// is on its way beside it is waited for, and finished once.
     pub async fn finish_removals(&self) -> Result<u64> {
         let mut finished = 0;
+        let mut from = ObjectId(0);
         loop {
             let next = {
                 let view = self.ground.meta.read().await;
-                records::next_removal(&view).await?
+                records::next_removal(&view, from).await?
             };
             let Some(id) = next else { return Ok(finished) };
             self.finish_removal(id).await?;
             finished += 1;
+            from = ObjectId(id.0.saturating_add(1));
         }
     }
 }

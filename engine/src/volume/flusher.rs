@@ -14,6 +14,8 @@ use std::time::Duration;
 use foliant_device::Device;
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::task::JoinError;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +39,8 @@ const UNPIN_PAUSE: Duration = Duration::from_millis(50);
 const FLIGHT_TICKS: u32 = 2;
 /// How often a sync starts again because its object was dirtied below its end meanwhile.
 const SYNC_ROUNDS_MAX: usize = 64;
+/// When writes are stopped, a task that ends by that has so long to say what it met.
+const STOPPED_GRACE: Duration = Duration::from_secs(1);
 /// Objects that are written back at once.
 const OBJECTS_AT_ONCE: usize = 4;
 /// Freed spans that are discarded in one round; what is not waits for the next one, or is used again
@@ -66,7 +70,26 @@ impl Flusher {
         let this = self.clone();
         let poison = &self.table.ground().poison;
         let task = self.tracker.spawn(guarded(poison, async move { this.flush(&object).await }));
-        task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("sync ended: {cause}")))?
+        self.ended(task).await
+    }
+
+    /// Waits for a task of ours. When writes are stopped, what fails by that has a moment to say how; what is stuck
+    /// in the device goes on without its caller.
+    async fn ended<T>(&self, mut task: JoinHandle<Result<T>>) -> Result<T> {
+        let ended = |done: std::result::Result<Result<T>, JoinError>| {
+            let ended = |cause| Error::new(ErrorKind::Closed, format!("a task ended: {cause}"));
+            done.map_err(ended)?
+        };
+        tokio::select! {
+            biased;
+            done = &mut task => ended(done),
+            cause = self.table.ground().poison.tripped() => {
+                match tokio::time::timeout(STOPPED_GRACE, task).await {
+                    Ok(done) => ended(done),
+                    Err(_) => Err(cause),
+                }
+            }
+        }
     }
 
     /// Runs `work` to its end even when the caller goes away.
@@ -88,7 +111,7 @@ impl Flusher {
             return done;
         }
         let task = self.tracker.spawn(guarded(&self.table.ground().poison, work));
-        task.await.map_err(|cause| Error::new(ErrorKind::Closed, format!("task ended: {cause}")))?
+        self.ended(task).await
     }
 
     /// The same for every open object; the first failure is the answer, the rest is tried anyway.

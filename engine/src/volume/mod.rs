@@ -8,3 +8,4 @@ mod patience;
 mod reclaimer;
 pub mod resume;
 mod shrinkers;
+pub mod stall;

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use foliant_device::Device;
 use foliant_device::wrap::count::Counters;
+use foliant_device::wrap::watch::Watch;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +46,8 @@ use crate::volume::guarded::guarded;
 use crate::volume::patience::Patience;
 use crate::volume::reclaimer;
 use crate::volume::shrinkers::Reclaiming;
+use crate::volume::stall::Stall;
+use crate::volume::stall::Stalled;
 
 /// An open volume: the running parts.
 #[derive(Debug)]
@@ -69,6 +72,7 @@ pub struct Volume {
     pub(super) tasks: Tasks,
     reclaiming: Reclaiming,
     patience: Patience,
+    stall: Arc<Stall>,
 }
 
 /// The background loops, and the order in which they stop.
@@ -92,6 +96,8 @@ pub struct MountOptions {
     pub discards: bool,
     /// What the device is asked for.
     pub counters: Arc<Counters>,
+    /// What becomes of it.
+    pub watch: Arc<Watch>,
 }
 
 /// Says when the control group does not allow as much memory as the budget.
@@ -135,6 +141,10 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let flusher = Flusher::new(table.clone(), tasks.tracker.clone(), discards);
     let running = flusher.clone().run(tasks.stop.clone());
     tasks.tracker.spawn(guarded(&table.ground().poison, running));
+    let stall = Arc::new(Stall::new(options.watch));
+    let poison = &table.ground().poison;
+    let looking = stall.clone().run(poison.clone(), tasks.stop_log.clone());
+    tasks.tracker.spawn(guarded(poison, looking));
     let closed = AtomicBool::new(false);
     let verbs = TaskTracker::new();
     let uuid = superblock.uuid;
@@ -152,6 +162,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
         tasks,
         reclaiming,
         patience: Patience::new(options.counters),
+        stall,
     };
     if let Err(cause) = volume.table.finish_removals().await {
         // Only the space of removed objects is at stake; the next opening tries again.
@@ -241,6 +252,11 @@ impl Volume {
     /// Whether closing has begun.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether the device does not answer now.
+    pub fn stalled(&self) -> Option<Stalled> {
+        self.stall.now()
     }
 
     /// What reclaim did since open.

@@ -28,6 +28,8 @@ pub struct Resumed {
     pub groups_rewritten: u64,
     /// Objects whose data is written back again.
     pub objects_released: u64,
+    /// Removed objects whose space had not come back yet.
+    pub removals_finished: u64,
 }
 
 impl Volume {
@@ -65,5 +67,10 @@ async fn run(device: &Device, table: &Arc<Table>, uuid: [u8; 16]) -> Result<Resu
     let released = table.all().into_iter().filter(|object| object.state().forgive()).count();
     wing.dirty.wake_flusher();
     metrics::counter!("foliant_recoveries_total").increment(1);
-    Ok(Resumed { cause, groups_rewritten, objects_released: released as u64 })
+    let removals_finished = table.finish_removals().await.unwrap_or_else(|cause| {
+        // Only the space of removed objects is at stake; the next opening tries again.
+        tracing::warn!(%cause, "a removal that was interrupted cannot be finished");
+        0
+    });
+    Ok(Resumed { cause, groups_rewritten, objects_released: released as u64, removals_finished })
 }
