@@ -126,7 +126,8 @@ impl Object {
     ///
     /// Errors: `NoSpace`, `InvalidInput`, `Closed`, `WritesStopped`, `Device` (reading the rest of
     /// a partly written block, or an earlier failure of writeback), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
-    /// each piece of 1 MiB is written whole or not at all, in order.
+    /// each piece of 1 MiB is written whole or not at all, in order; when memory is scarce, a piece is fewer
+    /// blocks.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
         self.check()?;
         // Open behind it as well: so closing, which writes back after it has begun, finds the bytes.

@@ -42,7 +42,7 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
-    drop(reserved);
+    reserved.settle();
     let object = table.open(id).await?;
     object.state().committed(lsn, None, &[]);
     Ok((object, lsn))
@@ -111,7 +111,7 @@ pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
-    drop(reserved);
+    reserved.settle();
     Ok(lsn)
 }
 

@@ -254,7 +254,7 @@ async fn preallocate_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Resul
     let done = FileBlocks::new(blocks.start, until);
     let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[done]));
     ticket.settle(lsn);
-    drop(reserved);
+    reserved.settle();
     Ok(until)
 }
 

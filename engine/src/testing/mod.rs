@@ -6,6 +6,7 @@ use crate::format::layout::SUPERBLOCKS;
 use crate::format::superblock;
 
 pub mod fuzz;
+pub mod holdings;
 
 pub use crate::kit::canary::Canary;
 pub use crate::kit::canary::break_on_purpose;
