@@ -188,7 +188,10 @@ impl Object {
         self.volume().flusher.run_to_end(work).await
     }
 
-    /// Allocates the holes of `range`, so that writing there does not run out of space. The size stays.
+    /// Allocates the holes of `range`, so that what is written there takes no further room. The size stays.
+    ///
+    /// While it is in memory alone, what is written there is promised room like everything else: on a volume
+    /// that has none at all writes are refused there, too.
     ///
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`, `OutOfMemory`, `TimedOut`
     /// (writeback that does not end). Dropping the future does

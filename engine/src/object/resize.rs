@@ -217,7 +217,7 @@ async fn punch_step(
 }
 
 /// Allocates every hole in `range` (rounded outwards to blocks) as unwritten space, so that
-/// writing there later cannot fail for lack of room. The size does not change.
+/// what is written there later takes no further room. The size does not change.
 ///
 /// Errors: `NoSpace` (what was allocated before stays), `InvalidInput`, `Closed`, `Device`.
 pub async fn preallocate(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {

@@ -28,6 +28,11 @@ pub fn superblocks() -> [u64; 2] {
     SUPERBLOCKS.map(|at| at.0)
 }
 
+/// The version of the format that this build writes.
+pub fn format_version() -> u32 {
+    superblock::VERSION
+}
+
 /// Makes the superblock in `image` one of the next, unknown format version, with a right checksum.
 pub fn make_superblock_newer(image: &mut [u8]) {
     superblock::make_newer(image);
