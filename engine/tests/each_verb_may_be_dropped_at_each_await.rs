@@ -197,6 +197,41 @@ fn regression_a_dropped_direct_write_is_one_place_in_the_line() {
     });
 }
 
+/// The story: `create` waited once more behind its commit, to open what it had made, and only then noted on the
+/// object which transaction that was. Whoever was dropped there left an object whose `sync` waited for nothing: it
+/// said "durable", and after a power cut the object was gone.
+#[test]
+fn regression_a_sync_of_what_a_dropped_create_made_is_true() {
+    let mut dropped = 0;
+    for seed in 0..8 {
+        for polls in 1..9 {
+            support::simulate(async {
+                let (mut world, _) = harness::World::new(seed, true, false).await;
+                foliant::testing::holdings::forget_metadata(&world.engine);
+                for n in 0..5 {
+                    let engine = world.engine.clone();
+                    tokio::spawn(async move {
+                        // Before and behind the one that is dropped.
+                        harness::rest(n % 2).await;
+                        engine.create(format!("beside-{n}")).await
+                    });
+                }
+                tokio::task::yield_now().await;
+                let create = world.engine.create("new");
+                dropped += u64::from(harness::cut(create, Cut::Polls(polls)).await.is_none());
+                let Ok(object) = world.engine.object("new").await else { return };
+                object.sync().await.unwrap();
+                world.disk.power_cut();
+                drop(object);
+                world.engine = support::open(&world.disk).await.unwrap();
+                let found = world.engine.object("new").await;
+                assert!(found.is_ok(), "seed {seed}, {polls} polls: synced, and not there");
+            });
+        }
+    }
+    assert!(dropped > 8, "only {dropped} were dropped");
+}
+
 /// The story: who dropped the future of an opening while it finished removals left the loops of the engine behind,
 /// without an owner; they kept the device, and a file its lock, as long as the process lived.
 #[test]
@@ -219,7 +254,7 @@ async fn is_unlocked(path: &std::path::Path) {
         match foliant::check::open(path).await {
             Ok(device) => return device.close().await.unwrap(),
             Err(cause) => {
-                assert_eq!(foliant::Error::from(cause).kind(), foliant::ErrorKind::Locked);
+                assert_eq!(cause.kind(), foliant::ErrorKind::Locked);
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         }

@@ -79,7 +79,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if blocks.is_empty() {
             return self.write_at(offset, &memory[within]).await;
         }
-        if !(head.is_empty() && tail.is_empty()) && !self.dirty.has_room() {
+        let has_edges = !head.is_empty() || !tail.is_empty();
+        if has_edges && !self.dirty.has_room() {
             // Where a writer is throttled: with nothing held.
             drop(self.dirty.admit(1).await?);
         }
