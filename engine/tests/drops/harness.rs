@@ -496,7 +496,7 @@ pub fn every_cut(verb: &Verb, seed: u64, behind: Behind, by_ms: bool) -> u64 {
         if support::simulate(one(verb, seed, at, behind)) {
             return cuts;
         }
-        n += 1 + n / if by_ms { 8 } else { 32 };
+        n += 1 + n / if by_ms { 8 } else { 16 };
         cuts += 1;
         assert!(cuts < 300, "{} {} never completes", verb.name, verb.case);
     }
