@@ -30,6 +30,12 @@ impl Engine {
         Self { inner }
     }
 
+    #[cfg(feature = "testing")]
+    /// The volume, open or not.
+    pub(crate) fn any_volume(&self) -> &Arc<Volume> {
+        &self.inner.volume
+    }
+
     /// The volume, while it is open. Errors: `Closed`.
     fn volume(&self) -> Result<&Arc<Volume>> {
         self.inner.volume.check_open()?;

@@ -126,7 +126,8 @@ impl Object {
     ///
     /// Errors: `NoSpace`, `InvalidInput`, `Closed`, `WritesStopped`, `Device` (reading the rest of
     /// a partly written block, or an earlier failure of writeback), `OutOfMemory`, `TimedOut` (too much is dirty for too long). Dropping the future:
-    /// each piece of 1 MiB is written whole or not at all, in order.
+    /// each piece of 1 MiB is written whole or not at all, in order; when memory is scarce, a piece is fewer
+    /// blocks.
     pub async fn write_at(&self, offset: u64, src: &[u8]) -> Result<()> {
         self.check()?;
         // Open behind it as well: so closing, which writes back after it has begun, finds the bytes.
@@ -187,7 +188,10 @@ impl Object {
         self.volume().flusher.run_to_end(work).await
     }
 
-    /// Allocates the holes of `range`, so that writing there does not run out of space. The size stays.
+    /// Allocates the holes of `range`, so that what is written there takes no further room. The size stays.
+    ///
+    /// While it is in memory alone, what is written there is promised room like everything else: on a volume
+    /// that has none at all writes are refused there, too.
     ///
     /// Errors: `InvalidInput`, `NoSpace`, `Closed`, `WritesStopped`, `Device`, `OutOfMemory`, `TimedOut`
     /// (writeback that does not end). Dropping the future does

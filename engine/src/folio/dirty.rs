@@ -142,6 +142,12 @@ impl DirtyLimits {
         }
     }
 
+    #[cfg(feature = "testing")]
+    /// Blocks that somebody may dirty and has not, and who waits for such a share.
+    pub fn shares(&self) -> (u64, u64) {
+        (self.inner.admitted.load(Ordering::SeqCst), self.inner.waiting.load(Ordering::SeqCst))
+    }
+
     #[cfg(test)]
     /// Whether so much is dirty that the flusher should work.
     pub fn over_background(&self) -> bool {

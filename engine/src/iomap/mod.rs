@@ -23,6 +23,7 @@
 //! | [`run`] | joins dirty runs into device writes |
 //! | [`bio`] | the transport over a device |
 //! | [`identity`] | the simplest provider |
+//! | `rest` | whether anybody holds anything, for tests |
 //! | [`pause`] | named places for tests |
 
 pub mod ahead;
@@ -43,6 +44,8 @@ pub mod pause;
 pub mod publish;
 pub mod read;
 pub mod read_direct;
+#[cfg(feature = "testing")]
+mod rest;
 mod retry;
 pub mod run;
 pub mod scrub;

@@ -73,6 +73,12 @@ impl Publications {
         self.pass(COMMITS_MAX).await
     }
 
+    /// Whether nobody has passed the gate.
+    #[cfg(feature = "testing")]
+    pub fn is_free(&self) -> bool {
+        self.gate.try_acquire_many(COMMITS_MAX).is_ok()
+    }
+
     async fn pass(&self, permits: u32) -> Passed<'_> {
         let rank = Rank::Gate(self.object);
         lock_order::wait(rank);

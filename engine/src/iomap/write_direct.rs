@@ -32,6 +32,8 @@ use crate::iomap::iter::Cursor;
 use crate::iomap::pause::Canary;
 use crate::iomap::pause::Point;
 use crate::iomap::read_direct::Parts;
+use crate::iomap::write::Piece;
+use crate::iomap::write::Source;
 use crate::units::FileBlocks;
 
 /// Promises of room for blocks that are not dirty in any folio; what is left goes back on drop.
@@ -74,25 +76,44 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             let at = |byte: u64| within.start + (byte - offset) as usize;
             at(bytes.start)..at(bytes.end)
         };
-        if !head.is_empty() {
-            self.write_at(head.start, &memory[place(&head)]).await?;
+        if blocks.is_empty() {
+            return self.write_at(offset, &memory[within]).await;
         }
-        if !blocks.is_empty() {
-            let data = memory.segment(place(&blocks.bytes()));
-            self.replace_blocks(blocks, data).await?;
+        let has_edges = !head.is_empty() || !tail.is_empty();
+        if has_edges && !self.dirty.has_room() {
+            // Where a writer is throttled: with nothing held.
+            drop(self.dirty.admit(1).await?);
         }
-        if !tail.is_empty() {
-            self.write_at(tail.start, &memory[place(&tail)]).await?;
-        }
-        Ok(())
-    }
-
-    async fn replace_blocks(&self, blocks: FileBlocks, data: Segment) -> Result<()> {
-        let end = blocks.bytes().end;
+        // One lock over all of it: who asks for these bytes later, because the caller went away, comes later. The
+        // two blocks at the edges go over the limit of dirty blocks if need be.
         let _held = match self.pauses.is_broken(Canary::WriteUnlocked) {
             true => None,
-            false => Some(self.lock_for_write(&blocks.bytes()).await),
+            false => Some(self.lock_for_write(&range).await),
         };
+        self.write_edge(&head, &memory[place(&head)]).await?;
+        let data = memory.segment(place(&blocks.bytes()));
+        self.replace_blocks(blocks, data).await?;
+        self.write_edge(&tail, &memory[place(&tail)]).await
+    }
+
+    /// Writes a part of a block through the cache; its range is locked.
+    async fn write_edge(&self, bytes: &Range<u64>, src: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let _share = self.dirty.admit_over(1);
+        let size = self.provider.size();
+        let grows = bytes.end > size;
+        if grows {
+            self.clear_old_end(size, bytes.start).await?;
+        }
+        let piece = Piece { bytes: bytes.clone(), source: Source::Bytes(src), grows };
+        self.apply(piece, &(), || {}).await.map(|_| ())
+    }
+
+    /// Replaces whole blocks, whose range is locked.
+    async fn replace_blocks(&self, blocks: FileBlocks, data: Segment) -> Result<()> {
+        let end = blocks.bytes().end;
         let old = self.provider.size();
         if end > old {
             self.clear_old_end(old, blocks.bytes().start).await?;

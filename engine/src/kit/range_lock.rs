@@ -250,7 +250,7 @@ impl RangeLock {
     }
 
     /// Holders and waiters.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn counts(&self) -> (usize, usize) {
         let state = self.inner.state.lock();
         (state.shared.len() + state.exclusive.len(), state.queue.len())

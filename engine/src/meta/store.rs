@@ -212,6 +212,12 @@ impl Meta {
         self.inner.blocks.lock().table.is_logged(at)
     }
 
+    #[cfg(feature = "testing")]
+    /// Whether nobody has the metadata lock, shared or alone.
+    pub fn is_unlocked(&self) -> bool {
+        self.inner.lock.try_write().is_ok()
+    }
+
     /// The largest log payload of one transaction in bytes.
     pub fn payload_max(&self) -> u64 {
         self.inner.journal.payload_max()

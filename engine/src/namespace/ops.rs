@@ -11,6 +11,7 @@ use crate::alloc::space::NODES_PER_CHANGE;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::format::object_record::ObjectRecord;
 use crate::meta::MetaTxn;
 use crate::namespace::tree;
 use crate::object::open::OpenObject;
@@ -37,14 +38,18 @@ pub async fn create(table: &Table, name: &[u8]) -> Result<(Arc<OpenObject>, Lsn)
     let reserved = ground.reserve(NODES_PER_CHANGE).await?;
     let mut txn = ground.meta.begin().await?;
     let mut ticket = ground.ticket();
-    let id = table.make(&mut txn, &mut ticket).await?;
+    let object = table.prepare();
+    let id = object.state().id();
+    records::create_as(&mut txn, &mut ticket, id, &ObjectRecord::default()).await?;
     insert(&mut txn, &mut ticket, name, id).await?;
     ticket.record(&mut txn).await?;
-    let lsn = txn.prepare().await?.commit();
+    // Nothing waits behind the commit: whoever opens the object by its name finds what its sync must wait for.
+    let lsn = txn.prepare().await?.commit_with(|lsn| {
+        object.state().committed(lsn, None, &[]);
+        table.adopt(&object);
+    });
     ticket.settle(lsn);
-    drop(reserved);
-    let object = table.open(id).await?;
-    object.state().committed(lsn, None, &[]);
+    reserved.settle();
     Ok((object, lsn))
 }
 
@@ -111,7 +116,7 @@ pub async fn rename(table: &Table, from: &[u8], to: &[u8]) -> Result<Lsn> {
     ticket.record(&mut txn).await?;
     let lsn = txn.prepare().await?.commit();
     ticket.settle(lsn);
-    drop(reserved);
+    reserved.settle();
     Ok(lsn)
 }
 

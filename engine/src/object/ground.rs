@@ -15,6 +15,8 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::folio::DirtyLimits;
 use crate::format::layout::Layout;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::kit::poison::Poison;
 use crate::kit::sync::timeout;
 use crate::limits::ROOM_WAIT;
@@ -188,12 +190,24 @@ impl Reservation {
     pub fn keep(&mut self, blocks: u64) {
         self.blocks = self.blocks.checked_sub(blocks).expect("as many were promised");
     }
+
+    /// Gives the promise back behind a commit, whose ticket is settled.
+    pub fn settle(mut self) {
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
+        let blocks = std::mem::take(&mut self.blocks);
+        if blocks > 0 {
+            self.space.unreserve(blocks);
+        }
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.blocks > 0 {
-            self.space.unreserve(self.blocks);
+        if !is_broken(Canary::ForgetPromises) {
+            self.give_back();
         }
     }
 }

@@ -230,7 +230,7 @@ async fn commit_locked<B: Beside>(
         beside.accepted(lsn);
     });
     ticket.settle(lsn);
-    drop(reserved);
+    reserved.settle();
     publish(ground, parts, staged, lsn);
     drop(publishing);
     finish_cuts(parts, ranges).await;

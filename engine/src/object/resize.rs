@@ -217,7 +217,7 @@ async fn punch_step(
 }
 
 /// Allocates every hole in `range` (rounded outwards to blocks) as unwritten space, so that
-/// writing there later cannot fail for lack of room. The size does not change.
+/// what is written there later takes no further room. The size does not change.
 ///
 /// Errors: `NoSpace` (what was allocated before stays), `InvalidInput`, `Closed`, `Device`.
 pub async fn preallocate(object: &Arc<OpenObject>, range: Range<u64>) -> Result<()> {
@@ -254,7 +254,7 @@ async fn preallocate_step(object: &Arc<OpenObject>, blocks: FileBlocks) -> Resul
     let done = FileBlocks::new(blocks.start, until);
     let lsn = prepared.commit_with(|lsn| object.state().committed(lsn, None, &[done]));
     ticket.settle(lsn);
-    drop(reserved);
+    reserved.settle();
     Ok(until)
 }
 

@@ -54,6 +54,7 @@ pub async fn write_as_they_are(
         let own = FileBlocks::new(block, block + 1);
         reserved.keep(grips[grip].mark_dirty(own));
     }
-    drop((grips, share, reserved));
+    drop((grips, share));
+    reserved.settle();
     object.core().write_back_in_turn(FileBlocks::new(first, last + 1)).await.map(|_| ())
 }

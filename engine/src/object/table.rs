@@ -11,15 +11,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::alloc::Ticket;
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::extent;
 use crate::extent::Lookup;
-use crate::format::object_record::ObjectRecord;
 use crate::iomap::bundle::Totals;
-use crate::meta::MetaTxn;
 use crate::meta::view::BlockRead;
 use crate::object::ground::Ground;
 use crate::object::open::OpenObject;
@@ -157,13 +154,6 @@ impl Table {
         if open.objects.len() >= open.look_at {
             *self.closed.lock() += open.close_idle();
         }
-    }
-
-    /// Adds a record for a new, empty object inside `txn`; the id is never used again.
-    pub async fn make(&self, txn: &mut MetaTxn, ticket: &mut Ticket) -> Result<ObjectId> {
-        let id = self.take_id();
-        records::create_as(txn, ticket, id, &ObjectRecord::default()).await?;
-        Ok(id)
     }
 
     /// An object that a transaction is going to make: it has an id and nothing else, and nobody can open it

@@ -6,6 +6,7 @@ use crate::format::layout::SUPERBLOCKS;
 use crate::format::superblock;
 
 pub mod fuzz;
+pub mod holdings;
 
 pub use crate::kit::canary::Canary;
 pub use crate::kit::canary::break_on_purpose;
@@ -25,6 +26,11 @@ pub use crate::iomap::pause::sway;
 /// The blocks of the superblock's copies.
 pub fn superblocks() -> [u64; 2] {
     SUPERBLOCKS.map(|at| at.0)
+}
+
+/// The version of the format that this build writes.
+pub fn format_version() -> u32 {
+    superblock::VERSION
 }
 
 /// Makes the superblock in `image` one of the next, unknown format version, with a right checksum.

@@ -233,7 +233,8 @@ impl Flusher {
     }
 
     async fn pass_over(&self, object: Arc<OpenObject>) {
-        if object.state().check().is_err() {
+        // While writes are stopped a batch fails before it is sent, and what is dirty again rings at once.
+        if object.state().check().and_then(|()| self.table.ground().poison.check()).is_err() {
             return;
         }
         // A failure of writeback is kept on the object; nobody waits for it here.

@@ -87,6 +87,26 @@ pub(super) struct Tasks {
     stop_log: CancellationToken,
 }
 
+/// An opening whose loops run and whose volume has no owner yet: nobody else would end them, and they keep the
+/// device, with its lock.
+struct Opening(Option<Tasks>);
+
+impl Opening {
+    /// From here on the owner closes the volume.
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(tasks) = &self.0 {
+            tasks.stop.cancel();
+            tasks.stop_log.cancel();
+        }
+    }
+}
+
 /// What the opener decides.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
@@ -111,7 +131,7 @@ fn warn_of_a_tight_group(memory_bytes: u64) {
 /// Opens the volume on `device` within its memory budget.
 ///
 /// Errors: `NotAStore`, `Incompatible`, `Corrupt`, `InvalidInput` (too little memory), `OutOfMemory`,
-/// `Device`. Dropping the future leaves the device closed for nobody: the loops stop.
+/// `Device`. Dropping the future: the loops stop, and then nobody has the device any more.
 pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     warn_of_a_tight_group(options.memory_bytes);
     let memory = Memory::new(options.memory_bytes)?;
@@ -137,6 +157,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let table = Arc::new(Table::new(ground, wing, next_object));
     let reclaiming = Reclaiming::new(reclaim, table.clone());
     let tasks = Tasks::start(&table, &journal, reclaiming.reclaim());
+    let opening = Opening(Some(tasks.clone()));
     let discards = (options.discards && device.geometry().discard).then(|| device.clone());
     let flusher = Flusher::new(table.clone(), tasks.tracker.clone(), discards);
     let running = flusher.clone().run(tasks.stop.clone());
@@ -168,6 +189,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
         // Only the space of removed objects is at stake; the next opening tries again.
         tracing::warn!(%cause, "a removal that was interrupted cannot be finished");
     }
+    opening.done();
     Ok(volume)
 }
 
@@ -247,6 +269,12 @@ impl Volume {
         let token = self.verbs.token();
         self.check_open()?;
         Ok(token)
+    }
+
+    #[cfg(feature = "testing")]
+    /// Verbs that are on their way, and tasks of the engine, its loops included.
+    pub fn busy(&self) -> (usize, usize) {
+        (self.verbs.len(), self.tasks.tracker.len() + self.tasks.log_tracker.len())
     }
 
     /// Whether closing has begun.
