@@ -205,6 +205,53 @@ pub async fn remove<W: BlockWrite, S: NodeSupply>(
     Ok(Some(old))
 }
 
+/// Shows the leaf where `key` belongs to `see`; `None` when the tree is empty. For many keys at the
+/// price of one way down.
+///
+/// Errors: as [`get`], and those of `see`.
+pub async fn peek<R: BlockRead, T>(
+    r: &R,
+    root: TreeRoot,
+    key: &[u8],
+    see: impl FnOnce(&Node<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    match find_leaf(r, root, key).await? {
+        Some((_, image)) => see(&image.node()?).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Gives entries of the leaf where `key` belongs other values, each as long as the one before: `judge` is
+/// shown the leaf (not if the tree is empty) and names them by their places.
+///
+/// Errors: as [`get`], and those of `judge`.
+///
+/// # Panics
+/// If a value has another length than the one before.
+pub async fn amend<W: BlockWrite, const N: usize>(
+    w: &mut W,
+    root: TreeRoot,
+    key: &[u8],
+    judge: impl FnOnce(&Node<'_>) -> Result<Vec<(usize, [u8; N])>>,
+) -> Result<()> {
+    let Some((_, image)) = find_leaf(w, root, key).await? else {
+        return Ok(());
+    };
+    let at = image.at;
+    let values = judge(&image.node()?)?;
+    // A held image would force the transaction to copy the block.
+    drop(image);
+    if values.is_empty() {
+        return Ok(());
+    }
+    let mut leaf = NodeMut::open(at, w.modify(at, BlockKind::Node).await?)?;
+    for (i, value) in values {
+        assert_eq!(leaf.view().entry(i)?.1.len(), N, "a value changes its length");
+        assert!(leaf.replace(i, &value), "a value of the same length fits");
+    }
+    Ok(())
+}
+
 /// One interior node on the way down, and which of its entries was followed.
 #[derive(Debug, Clone, Copy)]
 struct Step {
