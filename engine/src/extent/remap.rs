@@ -133,10 +133,11 @@ pub async fn unwritten_in<R: BlockRead>(
             }
             Ok(plain)
         });
-        done += plain.await?.unwrap_or(0);
-        // The first one that is not that plain goes the long way, and begins the next leaf.
-        if let Some(&run) = runs.get(done) {
-            look_through(r, object, run, &mut found).await?;
+        let plain = plain.await?.unwrap_or(0);
+        done += plain;
+        // If it was not the end of the leaf, the first of the next look goes the long way.
+        if plain == 0 {
+            look_through(r, object, runs[done], &mut found).await?;
             done += 1;
         }
     }
