@@ -45,8 +45,9 @@ pub async fn remap<W: BlockWrite, S: NodeSupply>(
         let root = w.root().extents;
         let judge = |leaf: &Node<'_>| {
             let mut values = Vec::new();
+            let last = leaf.entry(leaf.count() - 1)?.0;
             for extent in rest {
-                if seen > 0 && !reaches(leaf, object, extent)? {
+                if seen > 0 && *last < extent_record::key(object, extent.at)[..] {
                     break;
                 }
                 match exchange(leaf, object, extent, &values)? {
@@ -73,11 +74,6 @@ pub async fn remap<W: BlockWrite, S: NodeSupply>(
         gone.extend(replace(w, supply, object, range, &[extent]).await?);
     }
     Ok(gone)
-}
-
-/// Whether the leaf has an entry at or behind the start of `extent`.
-fn reaches(leaf: &Node<'_>, object: ObjectId, extent: &Extent) -> Result<bool> {
-    Ok(leaf.entry(leaf.count() - 1)?.0 >= extent_record::key(object, extent.at).as_slice())
 }
 
 /// The place of the entry that only needs another value to become `extent`, and what it loses; `None` if there is

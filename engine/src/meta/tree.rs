@@ -11,6 +11,8 @@
 //! Does not: know what keys mean, pick blocks, or hold anything between calls. Called by `extent`,
 //! `object::records` and `namespace`.
 
+use std::ops::Range;
+
 use foliant_device::Buffer;
 
 use crate::error::Error;
@@ -238,16 +240,23 @@ pub async fn amend<W: BlockWrite, const N: usize>(
         return Ok(());
     };
     let at = image.at;
-    let values = judge(&image.node()?)?;
+    let leaf = image.node()?;
+    let mut patches: Vec<(Range<usize>, [u8; N])> = Vec::new();
+    for (i, value) in judge(&leaf)? {
+        let old = leaf.entry(i)?.1;
+        assert_eq!(old.len(), N, "a value changes its length");
+        let start = old.as_ptr() as usize - image.buffer.as_ptr() as usize - BODY;
+        patches.push((start..start + N, value));
+    }
     // A held image would force the transaction to copy the block.
     drop(image);
-    if values.is_empty() {
+    if patches.is_empty() {
         return Ok(());
     }
-    let mut leaf = NodeMut::open(at, w.modify(at, BlockKind::Node).await?)?;
-    for (i, value) in values {
-        assert_eq!(leaf.view().entry(i)?.1.len(), N, "a value changes its length");
-        assert!(leaf.replace(i, &value), "a value of the same length fits");
+    // Nothing moves in the leaf, so it is not checked whole, as one is that gains or loses entries.
+    let body = w.modify(at, BlockKind::Node).await?;
+    for (range, value) in patches {
+        body[range].copy_from_slice(&value);
     }
     Ok(())
 }
