@@ -38,7 +38,7 @@ pub const JOURNAL_GROUPS_IN_FLIGHT: usize = 4;
 pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
 /// Blocks that one accepted piece of a write covers at most: it is applied whole or not at all.
 pub const WRITE_PIECE_BLOCKS: u64 = 256;
-/// Blocks in one writeback batch with little memory: one flush and few metadata transactions pay for all of
+/// Blocks in one writeback batch with little memory: one flush and one metadata transaction pay for all of
 /// them.
 pub const WRITEBACK_BATCH_BLOCKS: u64 = 1024;
 /// The same with plenty: a batch changes at most as many metadata blocks as it has blocks, and their images

@@ -195,7 +195,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     #[cfg(test)]
-    /// Writes back one batch of dirty blocks (at most `WRITEBACK_BATCH_BLOCKS` with little memory, and a few
+    /// Writes back one batch of dirty blocks (at most `WRITEBACK_BATCH_BLOCKS` with little memory, a few
     /// more when a large folio ends it), the first ones of `blocks`; `None` if nothing is dirty there.
     ///
     /// Errors and drop as for [`Mapped::write_back`].

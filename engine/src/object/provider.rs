@@ -2,7 +2,8 @@
 //!
 //! Guarantees, beyond the contract: data goes out of place (a block that is stored is never
 //! overwritten by writeback), except into unwritten extents; a batch becomes visible in one
-//! metadata transaction, behind a flush of its data (if the device has any of it); a failed or dropped batch leaves no claim.
+//! metadata transaction (in several if the log does not take as much at once), behind a flush of its data
+//! (if the device has any of it); a failed or dropped batch leaves no claim.
 //! Does not touch folios, does not choose what is written when. Called by `iomap`.
 
 use std::sync::Arc;
