@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
