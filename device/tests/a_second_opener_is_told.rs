@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
@@ -105,6 +106,27 @@ async fn a_block_device_is_exclusive_too() {
         open_is_refused(&disk.path).await;
         device.close().await.unwrap();
         open(&disk.path, backend).await.expect("closing gave it up").close().await.unwrap();
+    }
+}
+
+/// A store on a loop device was closed and opened again 280 times, and then once refused as being in
+/// use: a request of the former opener that had just completed still held the file, and with it
+/// the claim on the device, for a moment.
+#[tokio::test]
+async fn a_claim_that_is_given_up_a_moment_later_does_not_refuse_the_next_opener() {
+    let disk = match support::Loop::new(BYTES) {
+        Ok(disk) => disk,
+        Err(why) => return support::skipped(&format!("no loop device to test on: {why}")),
+    };
+    for backend in BACKENDS {
+        let mut claim = std::fs::File::options();
+        let claim = claim.read(true).custom_flags(libc::O_EXCL).open(&disk.path).unwrap();
+        let given_up = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(claim);
+        };
+        let ((), device) = tokio::join!(given_up, open(&disk.path, backend));
+        device.expect("it waits for the claim to go").close().await.unwrap();
     }
 }
 

@@ -38,15 +38,21 @@ pub const JOURNAL_GROUPS_IN_FLIGHT: usize = 4;
 pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
 /// Blocks that one accepted piece of a write covers at most: it is applied whole or not at all.
 pub const WRITE_PIECE_BLOCKS: u64 = 256;
-/// Blocks in one writeback batch: one flush and one metadata transaction pay for all of them.
+/// Blocks in one writeback batch with little memory: one flush and one metadata transaction pay for all of
+/// them.
 pub const WRITEBACK_BATCH_BLOCKS: u64 = 1024;
+/// The same with plenty: a batch changes at most as many metadata blocks as it has blocks, and their images
+/// are held until it has committed.
+pub const WRITEBACK_BATCH_BLOCKS_MAX: u64 = 4096;
+/// The part of the memory that one batch may have blocks as.
+pub const WRITEBACK_BATCH_SHARE: u64 = 16;
 /// Batches of one object on their way at once: while one is flushed and mapped, the device writes the
 /// others.
 pub const WRITEBACK_BATCHES: usize = 4;
 /// Blocks in one device write of writeback (256 KiB: beyond the knee there is no gain).
 pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
 /// Device writes of one batch in flight at once.
-pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 8;
+pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 16;
 /// Largest read that hands out shared memory: the largest piece of memory there is.
 pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
 /// Largest read-ahead window in blocks (2 MiB: one folio of the largest order).

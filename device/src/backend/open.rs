@@ -7,6 +7,7 @@ use std::fs::FileType;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::backend::block;
 use crate::backend::file;
@@ -26,6 +27,10 @@ pub const DEPTH_DEFAULT: u32 = 256;
 
 /// The most requests in flight that one may ask for.
 pub const DEPTH_MAX: u32 = 4096;
+
+/// How long a claimed block device is tried again.
+const CLAIMED_PATIENCE: Duration = Duration::from_millis(500);
+const CLAIMED_PAUSE: Duration = Duration::from_millis(10);
 
 /// The largest size that file offsets can express, in bytes.
 const BYTES_MAX: u64 = i64::MAX as u64;
@@ -98,12 +103,16 @@ impl OpenOptions {
     /// then on: when that runtime is shut down, the device ends with it (requests fail with
     /// `Gone`), and the store can be opened again. Blocks its thread for a few system calls.
     ///
+    /// A block device that was closed a moment ago may still be claimed by the last request of its
+    /// former opener, which nobody can take back: a claimed one is tried again for
+    /// half a second.
+    ///
     /// Errors: `InvalidInput` (nothing there, a directory, zero size, absurd depth), `Locked`
     /// (another opener), `Unsupported` (no ring although [`BackendChoice::Ring`], no runtime),
     /// `NoSpace`, `Io`; a file that was created in vain is removed.
     pub async fn open(self) -> Result<Device> {
         self.check()?;
-        let store = self.prepare()?;
+        let store = self.prepared().await?;
         for note in &store.notes {
             tracing::warn!(path = %self.path.display(), "{note}");
         }
@@ -127,6 +136,27 @@ impl OpenOptions {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn prepared(&self) -> Result<Store> {
+        // Counted, not timed: a runtime with a paused clock must come to the end as well.
+        let tries = CLAIMED_PATIENCE.as_millis() / CLAIMED_PAUSE.as_millis();
+        for _ in 0..tries {
+            match self.prepare() {
+                Err(e) if e.kind == DeviceErrorKind::Locked && self.may_be_claimed() => {
+                    tokio::time::sleep(CLAIMED_PAUSE).await;
+                }
+                found => return found,
+            }
+        }
+        self.prepare()
+    }
+
+    /// A block device cannot be given up by hand, as a lock on a file can. Without a runtime nobody waits.
+    fn may_be_claimed(&self) -> bool {
+        let kind = std::fs::metadata(&self.path).map(|m| m.file_type());
+        kind.is_ok_and(|kind| kind.is_block_device())
+            && tokio::runtime::Handle::try_current().is_ok()
     }
 
     fn prepare(&self) -> Result<Store> {

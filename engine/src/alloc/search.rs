@@ -3,9 +3,14 @@
 //! ```text
 //! Long     runs that hold all that is wanted (or 4 MiB), in a few groups from the cursor on
 //! Virgin   a group that was never used, then Long again
-//! Runs     runs of 64 KiB, in more groups
+//! Runs     runs of 64 KiB, in more groups; for scattered blocks runs of 16 KiB, in all groups
 //! Singles  anything, in all groups
 //! ```
+//!
+//! Scattered blocks are random overwrites, and what they free is scattered as well: who takes every long
+//! run as soon as there is one leaves single blocks to everybody. Going round over all runs of four blocks
+//! and more lets the holes grow until the next round: 5.9 blocks each in place of 3.4 (simulated, half
+//! full).
 //!
 //! Nodes look for any block from the lowest free one on, so that they fill holes and stay together.
 //!
@@ -21,6 +26,8 @@ use crate::units::DeviceSpan;
 const LONG_BLOCKS: u64 = 1024;
 /// Runs shorter than this make device writes small (64 KiB).
 const RUN_BLOCKS: u64 = 16;
+/// The same for scattered blocks.
+const SCATTERED_RUN_BLOCKS: u64 = 4;
 /// Groups looked at for long runs, before a virgin one is opened.
 const LONG_GROUPS: u32 = 4;
 /// Groups looked at for runs, before single blocks are taken.
@@ -56,6 +63,8 @@ pub enum Step {
 pub struct Search {
     wanted: u64,
     for_node: bool,
+    /// The blocks are for short pieces all over an object.
+    scattered: bool,
     phase: Phase,
     /// Where this phase began.
     start: Cursor,
@@ -69,9 +78,10 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search for `blocks` blocks of data.
-    pub fn for_data(blocks: u64) -> Self {
-        Self::new(blocks, false, Phase::Long)
+    /// A search for `blocks` blocks of data, for parts of an object that are `mean` blocks long.
+    pub fn for_data(blocks: u64, mean: u64) -> Self {
+        let scattered = mean < SCATTERED_RUN_BLOCKS;
+        Self { scattered, ..Self::new(blocks, false, Phase::Long) }
     }
 
     /// A search for the block of a node.
@@ -80,7 +90,8 @@ impl Search {
     }
 
     fn new(wanted: u64, for_node: bool, phase: Phase) -> Self {
-        Self { wanted, for_node, phase, start: UNSET, visited: 0, looked: 0, gains: 0 }
+        let (start, scattered) = (UNSET, false);
+        Self { wanted, for_node, scattered, phase, start, visited: 0, looked: 0, gains: 0 }
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -145,6 +156,9 @@ impl Search {
         let after_singles = if self.for_node { Phase::Virgin } else { Phase::Over };
         match self.phase {
             Phase::Long => (self.wanted.min(LONG_BLOCKS), LONG_GROUPS, Phase::Virgin),
+            Phase::Runs if self.scattered => {
+                (self.wanted.min(SCATTERED_RUN_BLOCKS), u32::MAX, Phase::Singles)
+            }
             Phase::Runs => (self.wanted.min(RUN_BLOCKS), RUN_GROUPS, Phase::Singles),
             _ => (1, u32::MAX, after_singles),
         }

@@ -114,7 +114,7 @@ fn futures_of_space_are_send() {
     fn is_send<T: Send>(_: &T) {}
     let mut volume = Volume::new(1000);
     let mut ticket = Ticket::new(&volume.space);
-    is_send(&ticket.claim(&volume.view, 1));
+    is_send(&ticket.claim_for(&volume.view, 1, 1));
     is_send(&ticket.take(&volume.view));
     is_send(&ticket.record(&mut volume.view));
     let span = DeviceSpan::new(BlockNo(400), 1);
@@ -372,7 +372,7 @@ fn blocks_that_come_back_behind_a_search_are_found() {
     let mut other = Ticket::new(&volume.space);
     assert_eq!(volume.claim(&mut other, 1).unwrap()[0].start, middle);
     // A search that has passed the second group and waits for the third to be loaded.
-    let mut search = Search::for_data(1);
+    let mut search = Search::for_data(1, 1);
     search.again();
     let mut found = Vec::new();
     let step = volume.space.with(|inner| {

@@ -68,8 +68,19 @@ impl Ticket {
     /// Errors: `NoSpace` (not for promised blocks), `OutOfMemory`, or what stopped the reading of bitmaps.
     /// Dropping the future leaves the ticket with what it had found; dropping the ticket undoes it.
     pub async fn claim<R: BlockRead>(&mut self, r: &R, blocks: u64) -> Result<Vec<DeviceSpan>> {
+        self.claim_for(r, blocks, blocks).await
+    }
+
+    /// The same for parts of an object that are `mean` blocks long: very short ones need not keep longer
+    /// runs from others.
+    pub async fn claim_for<R: BlockRead>(
+        &mut self,
+        r: &R,
+        blocks: u64,
+        mean: u64,
+    ) -> Result<Vec<DeviceSpan>> {
         self.assert_open();
-        let search = Search::for_data(blocks);
+        let search = Search::for_data(blocks, mean);
         self.space.claim(r, search, &mut self.data).await
     }
 
@@ -84,6 +95,40 @@ impl Ticket {
             inner.give(span);
             inner.claimed -= span.blocks;
         });
+    }
+
+    /// The claims of `spans`, as a ticket of their own; what this one did not claim of them stays out.
+    pub fn split(&mut self, spans: impl Iterator<Item = DeviceSpan>) -> Self {
+        self.assert_open();
+        let mut part = Self::new(&self.space);
+        for span in spans.filter(|&span| self.data.remove(span)) {
+            assert!(part.data.insert(span), "{span:?} was claimed twice");
+        }
+        part
+    }
+
+    /// Takes over the claims of `part`, which has nothing else.
+    pub fn join(&mut self, mut part: Self) {
+        self.assert_open();
+        part.assert_open();
+        for span in part.data.take().iter() {
+            assert!(self.data.insert(span), "{span:?} was claimed twice");
+        }
+    }
+
+    /// The transaction was dropped before its commit, and another one shall have the claims for data:
+    /// what else was done for the first one is undone.
+    pub fn restart(&mut self) {
+        let nodes = self.nodes.take();
+        let pinned = std::mem::take(&mut self.pinned);
+        self.space.with(|inner| {
+            nodes.iter().for_each(|span| inner.give(span));
+            inner.nodes -= nodes.blocks();
+            pinned.into_iter().for_each(|span| inner.unpin(span));
+        });
+        self.freed = SpanSet::default();
+        self.wrong = None;
+        self.recorded = false;
     }
 
     #[cfg(test)]

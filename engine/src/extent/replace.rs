@@ -88,7 +88,7 @@ fn combine(old: &[Extent], range: FileBlocks, new: &[Extent]) -> Vec<Extent> {
     all
 }
 
-fn continues(a: &Extent, b: &Extent) -> bool {
+pub(super) fn continues(a: &Extent, b: &Extent) -> bool {
     a.end() == b.at
         && a.start.plus(a.blocks) == b.start
         && a.unwritten == b.unwritten

@@ -9,7 +9,9 @@ use crate::extent::lookup::NO_END;
 use crate::extent::lookup::list;
 use crate::extent::lookup::lookup;
 use crate::extent::lookup::next_extent_at_or_after;
+use crate::extent::remap;
 use crate::extent::replace::replace;
+use crate::extent::unwritten_in;
 use crate::format::extent_record;
 use crate::format::extent_record::FILE_BLOCKS_MAX;
 use crate::format::root::Root;
@@ -272,4 +274,68 @@ fn futures_of_extents_are_send() {
     is_send(&replace(&mut objects.view, &mut objects.stock, object, range, &[]));
     is_send(&list(&objects.view, object, range, 1));
     is_send(&lookup(&objects.view, object, 1));
+}
+
+/// Two objects of many short extents, several leaves long.
+fn two_objects(random: &mut Random, view: &mut MapView, stock: &mut Stock) {
+    for object in 0..2 {
+        let (mut at, mut start) = (0, 1 << 24 | object << 20);
+        while at < 2_000 {
+            let blocks = 1 + random.below(8) / 6;
+            let unwritten = random.below(9) == 0;
+            let range = FileBlocks::new(at, at + blocks);
+            let new = [Extent { at, start: BlockNo(start), blocks, unwritten }];
+            now(replace(view, stock, ObjectId(object), range, &new)).unwrap();
+            at += blocks + random.below(5) / 4;
+            start += blocks + random.below(4);
+        }
+    }
+}
+
+/// Scattered extents with fresh places, some behind each other and some where an old one begins.
+fn scattered(random: &mut Random, place: &mut u64) -> Vec<Extent> {
+    let (mut new, mut at) = (Vec::new(), random.below(60));
+    while at < 2_010 {
+        let blocks = 1 + random.below(6) / 5;
+        *place += random.below(2);
+        new.push(Extent { at, start: BlockNo(*place), blocks, unwritten: false });
+        *place += blocks;
+        at += blocks + [0, 1, random.below(90)][random.below(3) as usize];
+    }
+    new
+}
+
+#[test]
+fn many_extents_at_once_become_what_they_become_one_by_one() {
+    let mut random = Random(7);
+    let mut views = [MapView::new(Root::default()), MapView::new(Root::default())];
+    let mut stocks = [Stock::new(), Stock::new()];
+    for (view, stock) in views.iter_mut().zip(&mut stocks) {
+        two_objects(&mut Random(3), view, stock);
+    }
+    let mut place = 1 << 32;
+    for _ in 0..60 {
+        let object = ObjectId(random.below(2));
+        let new = scattered(&mut random, &mut place);
+        let runs: Vec<FileBlocks> = new.iter().map(|e| FileBlocks::new(e.at, e.end())).collect();
+        let unwritten = now(unwritten_in(&views[0], object, &runs)).unwrap();
+        let each = runs.iter().flat_map(|&run| now(list(&views[0], object, run, 99)).unwrap());
+        let expected: Vec<Extent> = each.filter(|extent| extent.unwritten).collect();
+        assert_eq!(unwritten, expected);
+        let mut gone = now(remap(&mut views[0], &mut stocks[0], object, &new)).unwrap();
+        let mut one_by_one = Vec::new();
+        for extent in &new {
+            let range = FileBlocks::new(extent.at, extent.end());
+            let (view, stock) = (&mut views[1], &mut stocks[1]);
+            one_by_one.extend(now(replace(view, stock, object, range, &[*extent])).unwrap());
+        }
+        gone.sort_unstable();
+        one_by_one.sort_unstable();
+        assert_eq!(gone, one_by_one);
+        for object in [0, 1].map(ObjectId) {
+            let all = FileBlocks::new(0, FILE_BLOCKS_MAX);
+            let [left, right] = [0, 1].map(|i| now(list(&views[i], object, all, usize::MAX)));
+            assert!(left.unwrap() == right.unwrap(), "{object} is mapped otherwise");
+        }
+    }
 }

@@ -20,6 +20,9 @@ use crate::kit::range_lock::RangeLock;
 use crate::kit::sync::Semaphore;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
+use crate::limits::WRITEBACK_BATCH_BLOCKS;
+use crate::limits::WRITEBACK_BATCH_BLOCKS_MAX;
+use crate::limits::WRITEBACK_BATCH_SHARE;
 use crate::limits::WRITEBACK_BATCHES;
 
 /// The largest folio that reads and writes make, as a power of two of blocks: 2 MiB, one huge page.
@@ -56,6 +59,8 @@ pub struct Mapped<P, T> {
     pub(super) publications: Publications,
     /// One permit per batch that may be on its way; who must have none on its way takes all.
     pub(super) writeback: Semaphore,
+    /// Blocks in one batch.
+    pub(super) batch_blocks: u64,
     /// Batches that failed so far.
     pub(super) failed_batches: AtomicU64,
     pub(super) counts: Counts,
@@ -129,6 +134,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Puts the parts together.
     pub fn new(parts: Parts<P, T>) -> Self {
         let publications = Publications::of(parts.cache.object().0);
+        let share = parts.memory.capacity_blocks() as u64 / WRITEBACK_BATCH_SHARE;
         Self {
             provider: parts.provider,
             cache: parts.cache,
@@ -141,6 +147,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             flights: Flights::default(),
             publications,
             writeback: Semaphore::new(WRITEBACK_BATCHES),
+            batch_blocks: share.clamp(WRITEBACK_BATCH_BLOCKS, WRITEBACK_BATCH_BLOCKS_MAX),
             failed_batches: AtomicU64::new(0),
             counts: Counts::default(),
             pauses: Pauses::default(),

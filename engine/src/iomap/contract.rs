@@ -33,8 +33,9 @@
 //! * It holds none of its locks between `map_begin` and `map_end`.
 //! * `map_begin` to write ([`MapIntent::promises`]) promises room for every block of the mapping, or fails
 //!   with `NoSpace`: after that, writing back these blocks cannot fail for lack of space.
-//! * `writeback_done` makes the data stable *before* the mapping that points at it, in one
-//!   transaction per batch.
+//! * `writeback_done` makes the data stable *before* the mapping that points at it: in one transaction, or
+//!   in several of which the last one publishes the size. A batch of a single run that a direct write can
+//!   have (`DIRECT_BUFFER_BYTES_MAX`) gets one.
 //! * A block that it stored itself ([`Target::Inline`]) is answered as [`MapKind::Inline`] until the
 //!   block is placed on the device or unmapped.
 //! * It never touches a folio.

@@ -45,7 +45,6 @@ use crate::kit::sync::SemaphorePermit;
 use crate::kit::sync::atomic::AtomicBool;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
-use crate::limits::WRITEBACK_BATCH_BLOCKS;
 use crate::limits::WRITEBACK_BATCHES;
 use crate::limits::WRITEBACK_WRITES_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -196,8 +195,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     }
 
     #[cfg(test)]
-    /// Writes back one batch of at most `WRITEBACK_BATCH_BLOCKS` dirty blocks (a few more when a
-    /// large folio ends it), the first ones of `blocks`; `None` if nothing is dirty there.
+    /// Writes back one batch of dirty blocks (at most `WRITEBACK_BATCH_BLOCKS` with little memory, a few
+    /// more when a large folio ends it), the first ones of `blocks`; `None` if nothing is dirty there.
     ///
     /// Errors and drop as for [`Mapped::write_back`].
     pub async fn write_back_batch(&self, blocks: FileBlocks) -> Result<Option<Written>> {
@@ -256,7 +255,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let mut taken: Vec<(FileBlocks, Segment)> = Vec::new();
         let mut count = 0;
         let mut at = blocks.start;
-        while count < WRITEBACK_BATCH_BLOCKS && at < blocks.end {
+        while count < self.batch_blocks && at < blocks.end {
             let next = self.cache.dirty_folios(FileBlocks::new(at, blocks.end), 1).pop();
             let Some(folio) = next else {
                 at = blocks.end;
@@ -337,7 +336,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let mut at = from;
         while let Some(open) = self.cache.first_unsettled(FileBlocks::new(at, end)) {
-            let run = runs.iter().find(|run| open < run.blocks.end);
+            let run = runs.get(runs.partition_point(|run| run.blocks.end <= open));
             match run.filter(|run| run.blocks.start <= open) {
                 Some(run) => at = run.blocks.end.min(end),
                 None => return size.min(open * BLOCK),

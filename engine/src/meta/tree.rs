@@ -11,6 +11,8 @@
 //! Does not: know what keys mean, pick blocks, or hold anything between calls. Called by `extent`,
 //! `object::records` and `namespace`.
 
+use std::ops::Range;
+
 use foliant_device::Buffer;
 
 use crate::error::Error;
@@ -203,6 +205,60 @@ pub async fn remove<W: BlockWrite, S: NodeSupply>(
     let fill = Fill::of(&leaf)?;
     tidy(w, supply, root, path, at, fill).await?;
     Ok(Some(old))
+}
+
+/// Shows the leaf where `key` belongs to `see`; `None` when the tree is empty. For many keys at the
+/// price of one way down.
+///
+/// Errors: as [`get`], and those of `see`.
+pub async fn peek<R: BlockRead, T>(
+    r: &R,
+    root: TreeRoot,
+    key: &[u8],
+    see: impl FnOnce(&Node<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    match find_leaf(r, root, key).await? {
+        Some((_, image)) => see(&image.node()?).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Gives entries of the leaf where `key` belongs other values, each as long as the one before: `judge` is
+/// shown the leaf (not if the tree is empty) and names them by their places.
+///
+/// Errors: as [`get`], and those of `judge`.
+///
+/// # Panics
+/// If a value has another length than the one before.
+pub async fn amend<W: BlockWrite, const N: usize>(
+    w: &mut W,
+    root: TreeRoot,
+    key: &[u8],
+    judge: impl FnOnce(&Node<'_>) -> Result<Vec<(usize, [u8; N])>>,
+) -> Result<()> {
+    let Some((_, image)) = find_leaf(w, root, key).await? else {
+        return Ok(());
+    };
+    let at = image.at;
+    let leaf = image.node()?;
+    let mut patches: Vec<(Range<usize>, [u8; N])> = Vec::new();
+    for (i, value) in judge(&leaf)? {
+        let old = leaf.entry(i)?.1;
+        assert_eq!(old.len(), N, "a value changes its length");
+        let start = old.as_ptr() as usize - image.buffer.as_ptr() as usize - BODY;
+        patches.push((start..start + N, value));
+    }
+    // A held image would force the transaction to copy the block.
+    drop(image);
+    if patches.is_empty() {
+        return Ok(());
+    }
+    // Nothing moves in the leaf, so it is not checked whole, as one is that gains or loses entries.
+    let body = w.modify(at, BlockKind::Node).await?;
+    for (range, value) in patches {
+        body[range].copy_from_slice(&value);
+    }
+    Ok(())
 }
 
 /// One interior node on the way down, and which of its entries was followed.

@@ -173,15 +173,21 @@ impl MetaTxn {
         Ok(())
     }
 
+    /// Makes the block's image a private one, to be changed in place.
     async fn copy(&mut self, at: BlockNo, kind: BlockKind) -> Result<()> {
-        if self.changes.contains_key(&at) {
-            return Ok(());
-        }
-        let before = self.meta.load(at, kind).await?;
+        let before = match self.changes.get(&at) {
+            Some(change) if change.after.is_unique() => return Ok(()),
+            // Somebody who looks at it still holds it: the image stays his.
+            Some(change) => change.after.clone(),
+            None => self.meta.load(at, kind).await?,
+        };
         let mut after = self.meta.inner.memory.allocate(0, Purpose::Reserved).await?;
         let bytes = after.get_mut().expect("a fresh buffer has one owner");
         bytes.copy_from_slice(&before);
-        self.changes.insert(at, Change { before: Some(before), after, kind });
+        match self.changes.get_mut(&at) {
+            Some(change) => change.after = after,
+            None => _ = self.changes.insert(at, Change { before: Some(before), after, kind }),
+        }
         Ok(())
     }
 
@@ -250,11 +256,8 @@ impl BlockRead for MetaTxn {
         match self.changes.get(&at) {
             Some(change) => {
                 assert_eq!(change.kind, kind, "block {at} is changed as another kind");
-                // A copy: a shared handle would keep `modify` from changing the bytes in place.
-                let mut copy = self.meta.inner.memory.allocate(0, Purpose::Reserved).await?;
-                let bytes = copy.get_mut().expect("a fresh buffer has one owner");
-                bytes.copy_from_slice(&change.after);
-                Ok(copy)
+                // Shared; `copy` makes another one to change while somebody holds it.
+                Ok(change.after.clone())
             }
             None => self.meta.load(at, kind).await,
         }

@@ -2,12 +2,14 @@
 //!
 //! Guarantees, beyond the contract: data goes out of place (a block that is stored is never
 //! overwritten by writeback), except into unwritten extents; a batch becomes visible in one
-//! metadata transaction, behind a flush of its data (if the device has any of it); a failed or dropped batch leaves no claim.
+//! metadata transaction (in several if the log does not take as much at once), behind a flush of its data
+//! (if the device has any of it); a failed or dropped batch leaves no claim.
 //! Does not touch folios, does not choose what is written when. Called by `iomap`.
 
 use std::sync::Arc;
 
 use crate::alloc::Ticket;
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::extent;
 use crate::extent::Extent;
@@ -24,15 +26,17 @@ use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::stop;
 use crate::kit::stop::Stop;
+use crate::limits::DIRECT_BUFFER_BYTES_MAX;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
 use crate::object::ground::Pursuit;
 use crate::object::inline;
 use crate::object::records;
 use crate::object::state::ObjectState;
+use crate::units::BLOCK;
 use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
-use crate::units::ObjectId;
+use crate::units::Lsn;
 
 /// The provider of one open object.
 #[derive(Debug)]
@@ -41,12 +45,18 @@ pub struct ObjectProvider {
     state: Arc<ObjectState>,
 }
 
+/// Bytes of log that the mapping of one run takes at most in most cases: entries of a leaf, a checksum, two bits
+/// of bitmaps, each with its headers. When it was more, the transaction is made again with half of the runs.
+const LOG_BYTES_PER_RUN: u64 = 256;
+
 /// Claims of a batch between placement and completion.
 #[derive(Debug)]
 pub struct WritebackBatch {
     ticket: Ticket,
     /// [`crate::kit::poison::Poison::times`] before anything was sent to the device.
     times: u64,
+    /// It may be a direct write, which changes all of its blocks at once.
+    whole: bool,
 }
 
 impl ObjectProvider {
@@ -96,18 +106,77 @@ impl ObjectProvider {
         Ok((blocks, kind, cookie_of(blocks)))
     }
 
+    /// Maps `runs` in as few transactions as the log allows, in one if they are to change as a `whole`.
+    /// The size is recorded in the last one.
+    async fn map_all(
+        &self,
+        mut ticket: Ticket,
+        runs: &[PlacedRun],
+        settled_size: u64,
+        whole: bool,
+    ) -> Result<()> {
+        let most = match whole {
+            true => usize::MAX,
+            false => (self.ground.meta.payload_max() / LOG_BYTES_PER_RUN).max(1) as usize,
+        };
+        let mut rest = runs;
+        let mut most = most;
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(rest.len().min(most));
+            let mut own = match others {
+                [] => std::mem::replace(&mut ticket, self.ground.ticket()),
+                _ => ticket.split(part.iter().filter_map(span_of)),
+            };
+            let size = others.is_empty().then_some(settled_size);
+            match self.map(&mut own, part, size).await {
+                Ok(Some(lsn)) => own.settle(lsn),
+                // The claims go back with the tickets; nobody will ask for these bytes again.
+                Ok(None) => return Ok(()),
+                Err(cause) if cause.kind() == ErrorKind::TooLarge && !whole && part.len() > 1 => {
+                    own.restart();
+                    ticket.join(own);
+                    most = part.len() / 2;
+                    continue;
+                }
+                Err(cause) => return Err(cause),
+            }
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// One transaction: maps `runs`, and records `size` if that is given and larger than what is recorded.
+    /// `None` when the object was removed. Errors: `TooLarge` before anything was done, and others.
+    async fn map(
+        &self,
+        ticket: &mut Ticket,
+        runs: &[PlacedRun],
+        size: Option<u64>,
+    ) -> Result<Option<Lsn>> {
+        let mut txn = self.ground.meta.begin().await?;
+        if self.state.is_removed() {
+            return Ok(None);
+        }
+        self.remap(&mut txn, ticket, runs).await?;
+        let grown = size.filter(|&size| size > self.state.recorded_size());
+        let inline = inline::record(&mut txn, ticket, &self.state, runs, grown).await?;
+        ticket.record(&mut txn).await?;
+        let prepared = txn.prepare().await?;
+        let remapped: Vec<_> = runs.iter().map(|r| r.placement.blocks).collect();
+        Ok(Some(prepared.commit_with(|lsn| {
+            self.state.set_inline(inline);
+            self.state.committed(lsn, grown, &remapped);
+        })))
+    }
+
     async fn remap(
         &self,
         txn: &mut MetaTxn,
         ticket: &mut Ticket,
         runs: &[PlacedRun],
     ) -> Result<()> {
-        for extent in joined(runs) {
-            let range = FileBlocks::new(extent.at, extent.at + extent.blocks);
-            let freed = extent::replace(txn, ticket, self.state.id(), range, &[extent]).await?;
-            for span in freed {
-                ticket.free(span);
-            }
+        for span in extent::remap(txn, ticket, self.state.id(), &joined(runs)).await? {
+            ticket.free(span);
         }
         for run in runs {
             if let Target::Device(at) = run.placement.target {
@@ -115,6 +184,15 @@ impl ObjectProvider {
             }
         }
         Ok(())
+    }
+}
+
+/// Where a run lies on the device, if it does.
+fn span_of(run: &PlacedRun) -> Option<DeviceSpan> {
+    let Placement { blocks, target } = run.placement;
+    match target {
+        Target::Device(at) => Some(DeviceSpan::new(at, blocks.len())),
+        Target::Inline => None,
     }
 }
 
@@ -235,21 +313,27 @@ impl MappingProvider for ObjectProvider {
         self.ground.poison.check()?;
         let view = self.ground.meta.read().await;
         let mut ticket = self.ground.ticket();
+        let blocks: u64 = runs.iter().map(|run| run.len()).sum();
+        let whole = runs.len() == 1 && blocks * BLOCK <= DIRECT_BUFFER_BYTES_MAX as u64;
         let mut settled = Vec::new();
         let mut fresh = Vec::new();
         let inline = inline::at_writeback(&self.ground, &self.state, &view, runs, size).await?;
         settled.extend(inline);
-        for &run in runs {
-            let start = if inline.is_some() { run.start.max(1) } else { run.start };
-            let run = FileBlocks::new(start, run.end);
-            let unwritten = unwritten_parts(&view, self.state.id(), run).await?;
+        let runs: Vec<FileBlocks> = runs
+            .iter()
+            .map(|run| FileBlocks::new(run.start.max(u64::from(inline.is_some())), run.end))
+            .collect();
+        let unwritten = extent::unwritten_in(&view, self.state.id(), &runs).await?;
+        let mut unwritten = unwritten.into_iter().peekable();
+        for run in runs {
             let mut at = run.start;
-            for part in unwritten {
-                if at < part.blocks.start {
-                    fresh.push(FileBlocks::new(at, part.blocks.start));
+            while let Some(part) = unwritten.next_if(|part| part.at < run.end) {
+                if at < part.at {
+                    fresh.push(FileBlocks::new(at, part.at));
                 }
-                at = part.blocks.end;
-                settled.push(part);
+                at = part.end();
+                let (blocks, target) = (FileBlocks::new(part.at, at), Target::Device(part.start));
+                settled.push(Placement { blocks, target });
             }
             if at < run.end {
                 fresh.push(FileBlocks::new(at, run.end));
@@ -258,11 +342,11 @@ impl MappingProvider for ObjectProvider {
         let wanted = fresh.iter().map(|f| f.len()).sum::<u64>();
         let spans = match wanted {
             0 => Vec::new(),
-            _ => ticket.claim(&view, wanted).await?,
+            _ => ticket.claim_for(&view, wanted, wanted / fresh.len() as u64).await?,
         };
         settled.extend(placements(&fresh, &spans));
         settled.sort_by_key(|p| p.blocks.start);
-        Ok((WritebackBatch { ticket, times }, settled))
+        Ok((WritebackBatch { ticket, times, whole }, settled))
     }
 
     async fn writeback_done(
@@ -271,7 +355,7 @@ impl MappingProvider for ObjectProvider {
         runs: Vec<PlacedRun>,
         settled_size: u64,
     ) -> Result<()> {
-        let WritebackBatch { mut ticket, times } = batch;
+        let WritebackBatch { ticket, times, whole } = batch;
         let to_device = runs.iter().any(|run| run.image.is_none());
         stop::at(Stop::BeforeCompletion).await;
         // Data before mapping: the mapping's record must not be durable before the bytes it names.
@@ -280,52 +364,13 @@ impl MappingProvider for ObjectProvider {
             // A flush that failed since the data was sent is final for it, whatever this one says.
             self.ground.poison.check_since(times)?;
         }
-        let mut txn = self.ground.meta.begin().await?;
+        let whole = whole || runs.iter().any(|run| run.image.is_some());
+        self.map_all(ticket, &runs, settled_size, whole).await?;
+        // Only now: if one of several transactions fails, all of the blocks are dirty again.
         let written = runs.iter().map(|r| r.placement.blocks.len()).sum();
-        if self.state.is_removed() {
-            // The claims go back with the ticket; nobody will ask for these bytes again.
-            drop(ticket);
-            self.ground.space.unreserve(written);
-            return Ok(());
-        }
-        self.remap(&mut txn, &mut ticket, &runs).await?;
-        let grown = (settled_size > self.state.recorded_size()).then_some(settled_size);
-        let inline = inline::record(&mut txn, &mut ticket, &self.state, &runs, grown).await?;
-        ticket.record(&mut txn).await?;
-        let prepared = txn.prepare().await?;
-        let remapped: Vec<_> = runs.iter().map(|r| r.placement.blocks).collect();
-        let lsn = prepared.commit_with(|lsn| {
-            self.state.set_inline(inline);
-            self.state.committed(lsn, grown, &remapped);
-        });
-        ticket.settle(lsn);
         self.ground.space.unreserve(written);
         Ok(())
     }
-}
-
-/// The parts of `run` that lie on unwritten extents, ascending.
-async fn unwritten_parts<R: crate::meta::view::BlockRead>(
-    view: &R,
-    object: ObjectId,
-    run: FileBlocks,
-) -> Result<Vec<Placement>> {
-    let mut parts = Vec::new();
-    let mut at = run.start;
-    while at < run.end {
-        at = match extent::lookup(view, object, at).await? {
-            Lookup::Hole { until } => until,
-            Lookup::Extent(e) => {
-                let end = run.end.min(e.at + e.blocks);
-                if e.unwritten {
-                    let blocks = FileBlocks::new(at, end);
-                    parts.push(Placement { blocks, target: Target::Device(e.start) });
-                }
-                end
-            }
-        };
-    }
-    Ok(parts)
 }
 
 #[cfg(test)]

@@ -103,6 +103,12 @@ impl Lru {
         None
     }
 
+    /// Entries of all queues, stale ones among them.
+    pub fn entries(&self) -> usize {
+        let queues = self.queues.lock();
+        queues.small.len() + queues.main.len()
+    }
+
     /// The candidate could not go (dirty, in use, marked). It moves on to the main queue: were it
     /// put back into the small one, a burst of dirty newcomers would be scanned again and again
     /// while clean folios sit in the other queue.

@@ -74,6 +74,31 @@ async fn dirty_folios_stay_and_a_call_looks_at_a_bounded_number() {
     assert!(!room.read(7) && room.read(8));
 }
 
+/// Random overwrites beyond the memory spent 60 % of the processor on folios that were dirty or on their
+/// way: whoever waited for memory looked at a thousand of them whenever anything was freed.
+#[tokio::test]
+async fn when_every_folio_was_met_in_vain_looks_are_short_until_one_goes() {
+    let room = room();
+    for block in 0..1_200 {
+        room.fill(block).await;
+        let lock = room.cache.find_locked(block).await.unwrap();
+        assert_eq!(lock.mark_dirty(0..1), 1);
+    }
+    let look = |blocks| {
+        let before = room.reclaim.stats().examined;
+        let freed = room.reclaim.reclaim(blocks);
+        (freed, room.reclaim.stats().examined - before)
+    };
+    assert_eq!(look(32), (0, 1_024), "long at first: clean ones may be behind these");
+    (0..4).for_each(|_| _ = look(32));
+    assert_eq!(look(32), (0, 64), "all were met, hot ones often enough");
+    let cleaned = room.cache.find_locked(7).await.unwrap().clear_dirty(0..1);
+    assert_eq!(cleaned, 1);
+    let in_vain = (0..4 * 1_200 / 64).take_while(|_| look(1).0 == 0).count();
+    assert!(in_vain < 4 * 1_200 / 64, "short looks come to the clean one all the same");
+    assert_eq!(look(32), (0, 1_024), "and then they are long again");
+}
+
 #[tokio::test]
 async fn the_budget_is_never_exceeded_and_waiting_allocations_are_served_by_reclaim() {
     let room = room();
