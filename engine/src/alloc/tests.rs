@@ -177,6 +177,54 @@ fn a_dropped_ticket_leaves_no_trace() {
     assert_eq!((after.usable, after.claimed, after.nodes), (before.usable, 0, 0));
 }
 
+/// Where 20 blocks of parts of `mean` blocks go in holes of 2, 4, 16 and 4 blocks, and nothing else.
+fn in_holes(mean: u64) -> Vec<(u64, u64)> {
+    let volume = Volume::new(1000);
+    let mut all = Ticket::new(&volume.space);
+    let usable = volume.space.stats().usable;
+    let start = volume.claim(&mut all, usable).unwrap()[0].start;
+    for (at, blocks) in [(10, 2), (20, 4), (30, 16), (60, 4)] {
+        all.unclaim(DeviceSpan::new(start.plus(at), blocks));
+    }
+    let mut ticket = Ticket::new(&volume.space);
+    let found = now(ticket.claim_for(&volume.view, 20, mean)).unwrap();
+    found.iter().map(|span| (span.start.0 - start.0, span.blocks)).collect()
+}
+
+/// Random overwrites took each run of 16 blocks as soon as there was one, and were left with single blocks.
+#[test]
+fn scattered_blocks_go_round_and_streams_take_the_long_runs() {
+    assert_eq!(in_holes(1), [(20, 4), (30, 16)]);
+    assert_eq!(in_holes(20), [(30, 16), (60, 4)]);
+}
+
+#[test]
+fn claims_go_to_another_transaction_when_the_first_is_dropped() {
+    let mut volume = Volume::new(1000);
+    let mut ticket = Ticket::new(&volume.space);
+    let old = volume.claim(&mut ticket, 100).unwrap()[0];
+    volume.commit(ticket, 1);
+    let disk = volume.view.clone();
+    let mut ticket = Ticket::new(&volume.space);
+    let new = volume.claim(&mut ticket, 50).unwrap()[0];
+    let before = volume.space.stats();
+    // What it did not claim stays out of the part.
+    let mut part = ticket.split([DeviceSpan::new(new.start, 20), old].into_iter());
+    assert_eq!((part.claimed(), ticket.claimed()), (20, 30));
+    part.free(old);
+    now(part.take(&volume.view)).unwrap();
+    now(part.record(&mut volume.view)).unwrap();
+    volume.view = disk;
+    part.restart();
+    ticket.join(part);
+    assert_eq!(volume.space.stats(), before);
+    ticket.free(old);
+    volume.commit(ticket, 2);
+    let stats = volume.space.stats();
+    assert_eq!((stats.claimed, stats.nodes, stats.held), (0, 0, 100));
+    assert_eq!(volume.used(), blocks_of(&[new]).into_iter().collect());
+}
+
 #[test]
 fn an_aborted_transaction_changes_nothing_in_memory() {
     let mut volume = Volume::new(1000);
