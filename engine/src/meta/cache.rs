@@ -69,7 +69,7 @@ impl ImageCache {
         let mut evicted = Evicted::default();
         // Random overwrites keep most leaves in the log, where they cannot go: all were looked at in vain
         // whenever somebody wanted a block of memory.
-        let most = (self.clock.len() * 2).min(count * LOOKS_PER_IMAGE);
+        let most = (self.clock.len() * 2).min(count.saturating_mul(LOOKS_PER_IMAGE));
         while evicted.freed < count && evicted.examined < most {
             let Some(at) = self.clock.pop_front() else { break };
             evicted.examined += 1;
