@@ -112,7 +112,7 @@ impl Semaphore {
         self.0.acquire_many(permits).await
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn try_acquire_many(&self, permits: u32) -> Result<SemaphorePermit<'_>, TryAcquireError> {
         step();
         self.0.try_acquire_many(permits)
