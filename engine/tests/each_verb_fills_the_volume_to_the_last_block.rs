@@ -235,6 +235,10 @@ impl Volume {
                     self.model.insert(name, found);
                     return Err(cause);
                 }
+                if self.way == Way::DirectEdges {
+                    // Parts of blocks are written back in the background: how nodes split depends on when.
+                    self.stored(&object).await;
+                }
             }
             Way::Preallocate => {
                 return object.preallocate(at..at + BLOCK as u64).await;
