@@ -107,6 +107,12 @@ impl Error {
         self.kind() == ErrorKind::Corrupt
     }
 
+    /// Whether the medium refused these very bytes, and another place may take them.
+    pub fn is_of_the_medium(&self) -> bool {
+        let source = self.inner.source.as_ref().and_then(|source| source.downcast_ref());
+        source.is_some_and(|cause: &DeviceError| cause.kind == DeviceErrorKind::Io)
+    }
+
     /// Whether room on the device is what was missing.
     pub fn is_no_space(&self) -> bool {
         self.kind() == ErrorKind::NoSpace

@@ -60,6 +60,8 @@ pub struct Inner {
     pub claimed: u64,
     /// The same for node blocks.
     pub nodes: u64,
+    /// Blocks that could not be written: neither claimed nor usable, and free on disk.
+    pub quarantined: u64,
     /// Blocks that are being discarded.
     pub discarding: u64,
     /// Grows with each group dropped from memory: tells a loader that its image may be old.
@@ -87,6 +89,7 @@ impl Inner {
             promised: 0,
             claimed: 0,
             nodes: 0,
+            quarantined: 0,
             discarding: 0,
             drops: 0,
             gains: 0,
@@ -127,6 +130,18 @@ impl Inner {
         let promised = self.promised + blocks;
         let unclaimed = self.promised.saturating_sub(self.claimed) + blocks;
         unclaimed + promised.div_ceil(16) + self.metadata_reserve() <= self.usable
+    }
+
+    /// A claimed data block stays out of use, if all promises can be kept without it. Its group stays loaded: the
+    /// disk says that it is free.
+    pub fn quarantine(&mut self) -> bool {
+        self.claimed -= 1;
+        if !self.can_promise(0) {
+            self.claimed += 1;
+            return false;
+        }
+        self.quarantined += 1;
+        true
     }
 
     /// How many blocks can be promised: the most there are, or one or two less.

@@ -63,6 +63,8 @@ pub struct SpaceStats {
     pub held: u64,
     /// Being discarded.
     pub discarding: u64,
+    /// Not used because the device could not write them.
+    pub quarantined: u64,
     /// Groups in memory.
     pub groups_loaded: usize,
     /// Groups that could not be read.
@@ -150,6 +152,7 @@ impl Space {
             nodes: inner.nodes,
             held: inner.holds.blocks(),
             discarding: inner.discarding,
+            quarantined: inner.quarantined,
             groups_loaded: inner.groups.len(),
             groups_unreadable: inner.unreadable.len(),
         }

@@ -16,6 +16,7 @@
 
 use std::ops::Range;
 
+use crate::alloc::inner::Inner;
 use crate::alloc::ready::ensure_ready;
 use crate::alloc::search::Search;
 use crate::alloc::space::Space;
@@ -114,6 +115,23 @@ impl Ticket {
         for span in part.data.take().iter() {
             assert!(self.data.insert(span), "{span:?} was claimed twice");
         }
+    }
+
+    /// The device cannot write `span`: what of it is claimed for data goes to nobody before the volume is opened
+    /// again, except blocks that promises need. How many blocks that are.
+    pub fn quarantine(&mut self, span: DeviceSpan) -> u64 {
+        self.assert_open();
+        let mut left = 0;
+        for block in span.iter().map(|block| DeviceSpan::new(block, 1)) {
+            if self.data.remove(block) {
+                if self.space.with(Inner::quarantine) {
+                    left += 1;
+                } else {
+                    assert!(self.data.insert(block), "it was taken out a moment ago");
+                }
+            }
+        }
+        left
     }
 
     /// The transaction was dropped before its commit, and another one shall have the claims for data:

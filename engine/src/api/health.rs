@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::api::engine::Engine;
 use crate::error::Error;
+use crate::units::BLOCK;
 use crate::volume::stall::Stalled;
 
 /// What does not work at one moment.
@@ -19,6 +20,8 @@ pub struct Health {
     /// Open objects whose data could not be written back: their writes and syncs fail until
     /// [`Engine::recover`], their data is in memory.
     pub failed_objects: Vec<FailedObject>,
+    /// Bytes of places that the device could not write. Nothing is put there before the store is opened again.
+    pub quarantined_bytes: u64,
     /// The device does not answer: some request has been on its way for 10 s or longer. A write or a flush
     /// that takes 3 minutes stops writes, so that whoever waits for it hears; [`Engine::recover`] brings them back
     /// once it has ended.
@@ -37,7 +40,7 @@ pub struct FailedObject {
 }
 
 impl Health {
-    /// Whether everything works.
+    /// Whether everything works. Bad places that are left alone are no trouble.
     pub fn is_well(&self) -> bool {
         self.stopped.is_none() && self.failed_objects.is_empty() && self.stalled.is_none()
     }
@@ -45,7 +48,7 @@ impl Health {
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_well() {
+        if self.is_well() && self.quarantined_bytes == 0 {
             return f.write_str("all works");
         }
         match &self.stopped {
@@ -54,6 +57,9 @@ impl fmt::Display for Health {
             }
             Some(cause) => writeln!(f, "writes are stopped until recover(): {cause}")?,
             None => {}
+        }
+        if self.quarantined_bytes > 0 {
+            writeln!(f, "{} bytes lie where the device cannot write", self.quarantined_bytes)?;
         }
         if let Some(Stalled { longest, reads, changes }) = self.stalled {
             let seconds = longest.as_secs();
@@ -83,6 +89,7 @@ impl Engine {
             stopped: poison.get(),
             stopped_for_good: poison.is_for_good(),
             failed_objects: failed.collect(),
+            quarantined_bytes: table.ground().space.stats().quarantined * BLOCK,
             stalled: self.inner.volume.stalled(),
             dirty_bytes: self.stats().dirty_bytes,
         }

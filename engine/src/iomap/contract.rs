@@ -53,6 +53,7 @@ use foliant_device::Segment;
 
 use crate::error::Result;
 use crate::units::BlockNo;
+use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
 
 /// What the caller of a mapping is going to do.
@@ -215,6 +216,11 @@ pub trait MappingProvider: Send + Sync + 'static {
         runs: &[FileBlocks],
         size: u64,
     ) -> impl Future<Output = Result<(Self::Batch, Vec<Placement>)>> + Send;
+
+    /// The medium could not write these places of the batch, and nothing of it is in flight any more: nobody shall be
+    /// given them while the volume is open. The batch is dropped behind this. By default a provider whose
+    /// places are fixed does nothing.
+    fn leave_alone(&self, _batch: &mut Self::Batch, _places: &[DeviceSpan]) {}
 
     /// The batch's data has completed on the device: make it stable, then map it, then publish the
     /// durable size, in this order. Returns when the mapping is *visible* (committed), not durable.

@@ -19,6 +19,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
 
+use crate::error::Error;
 use crate::error::Result;
 use crate::folio::folio::Folio;
 use crate::iomap::bundle::Counts;
@@ -48,6 +49,7 @@ use crate::kit::sync::atomic::Ordering;
 use crate::limits::WRITEBACK_BATCHES;
 use crate::limits::WRITEBACK_WRITES_IN_FLIGHT;
 use crate::units::BLOCK;
+use crate::units::DeviceSpan;
 use crate::units::FileBlocks;
 
 /// From this order on a few dirty blocks are copied out of their folio instead of sharing it.
@@ -354,10 +356,13 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let claims = Claims(Some(claims));
         let plan = plan(runs, &placements);
         let blocks = plan.writes.iter().map(|write| write.blocks).sum();
-        let written = self.write_all(plan.writes).await;
+        let (written, bad) = self.write_all(plan.writes).await;
         self.pauses.at(Point::BeforeCompletion).await;
-        let claims = claims.settled();
-        written?;
+        let mut claims = claims.settled();
+        if let Err(cause) = written {
+            self.provider.leave_alone(&mut claims, &bad);
+            return Err(cause);
+        }
         // Looked at again: batches that were on their way have arrived meanwhile. What became dirty since
         // then does not matter, because older bytes of it are stored: either answer holds.
         let settled = settled.max(self.settled_size(size, runs));
@@ -365,15 +370,23 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(blocks)
     }
 
-    /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards.
-    async fn write_all(&self, writes: Vec<DeviceWrite>) -> Result<()> {
-        let requests = writes.into_iter().map(|write| self.transport.write(write.at, write.data));
+    /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards. The places that the
+    /// medium refused come with the first error.
+    async fn write_all(&self, writes: Vec<DeviceWrite>) -> (Result<()>, Vec<DeviceSpan>) {
+        let requests = writes.into_iter().map(|write| {
+            let place = DeviceSpan::new(write.at, write.blocks);
+            let request = self.transport.write(write.at, write.data);
+            async move { (place, request.await) }
+        });
         let mut results = stream::iter(requests).buffer_unordered(WRITEBACK_WRITES_IN_FLIGHT);
-        let mut outcome = Ok(());
-        while let Some(result) = results.next().await {
+        let (mut outcome, mut bad) = (Ok(()), Vec::new());
+        while let Some((place, result)) = results.next().await {
+            if result.as_ref().is_err_and(Error::is_of_the_medium) {
+                bad.push(place);
+            }
             outcome = outcome.and(result);
         }
-        outcome
+        (outcome, bad)
     }
 }
 

@@ -303,6 +303,18 @@ impl MappingProvider for ObjectProvider {
         self.ground.space.unreserve(blocks);
     }
 
+    fn leave_alone(&self, batch: &mut WritebackBatch, places: &[DeviceSpan]) {
+        let left: u64 = places.iter().map(|&place| batch.ticket.quarantine(place)).sum();
+        if left > 0 {
+            let object = self.state.id().0;
+            tracing::error!(
+                left,
+                object,
+                "blocks that cannot be written are used by nobody any more"
+            );
+        }
+    }
+
     async fn map_writeback(
         &self,
         runs: &[FileBlocks],
