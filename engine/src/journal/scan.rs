@@ -116,12 +116,12 @@ impl<'a> Scan<'a> {
     /// The header of a whole group of this epoch that starts at `place` and comes behind the log's end.
     async fn later_group(&self, place: LogPosition, block: &[u8]) -> Result<Option<GroupHeader>> {
         let Ok(header) = GroupHeader::peek(block, self.volume) else { return Ok(None) };
-        let blocks = self.blocks_of(&header);
+        let Some(blocks) = self.blocks_of(&header) else { return Ok(None) };
         let is_later = header.epoch == self.epoch && header.sequence > self.sequence;
-        if !is_later || header.lsn != place || blocks.is_none() {
+        if !is_later || header.lsn != place {
             return Ok(None);
         }
-        let group = self.read(place, blocks.unwrap_or(1)).await?;
+        let group = self.read(place, blocks).await?;
         Ok(header.payload(&group).is_ok().then_some(header))
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Guarantees, in this order: the records of an image are durable before the image is written home; all
 //! images of a round are home and flushed before the tail moves over their records, and metadata was read
-//! again and found there; whoever waits to hear that a block is home hears it after that. A block that is logged again meanwhile keeps its
-//! newer image for the next round.
+//! again and found there; whoever waits to hear that a block is home hears it after that. A block that is
+//! logged again meanwhile keeps its newer image for the next round.
 //!
 //! Does not take the metadata lock, so that a transaction may wait for log room while it holds it.
 //! The loop is spawned by `volume`; `Meta::checkpoint` is called by `volume` as well.
