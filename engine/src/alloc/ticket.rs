@@ -305,13 +305,11 @@ impl NodeSupply for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let (data, nodes) = (self.data.take(), self.nodes.take());
-        let pinned = std::mem::take(&mut self.pinned);
+        self.restart();
+        let data = self.data.take();
         self.space.with(|inner| {
-            data.iter().chain(nodes.iter()).for_each(|span| inner.give(span));
+            data.iter().for_each(|span| inner.give(span));
             inner.claimed -= data.blocks();
-            inner.nodes -= nodes.blocks();
-            pinned.into_iter().for_each(|span| inner.unpin(span));
         });
     }
 }

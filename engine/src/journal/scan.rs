@@ -92,7 +92,7 @@ impl<'a> Scan<'a> {
     ///
     /// Looks at as many bytes behind the end as two of the largest groups take (a few milliseconds), block by
     /// block, because where the missing group ended is lost with it. Errors: as [`Scan::next`].
-    pub async fn lost(&mut self) -> Result<Option<RangeInclusive<u64>>> {
+    pub async fn lost(&self) -> Result<Option<RangeInclusive<u64>>> {
         let end = self.at.0 + LOST_GROUPS * self.ring.group_bytes_max();
         let end = end.min(self.tail.0 + self.ring.bytes());
         let mut acknowledged = 0;

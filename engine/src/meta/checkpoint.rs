@@ -8,6 +8,7 @@
 //! Does not take the metadata lock, so that a transaction may wait for log room while it holds it.
 //! The loop is spawned by `volume`; `Meta::checkpoint` is called by `volume` as well.
 
+use foliant_device::Buffer;
 use foliant_device::Persist;
 use foliant_device::Segment;
 use futures_util::StreamExt;
@@ -25,7 +26,6 @@ use crate::limits::LOG_ROOM_WAIT;
 use crate::meta::readback::Readback;
 use crate::meta::store::Inner;
 use crate::meta::store::Meta;
-use crate::meta::table::Going;
 use crate::meta::table::Logged;
 use crate::units::BlockNo;
 use crate::units::Lsn;
@@ -62,8 +62,11 @@ impl Meta {
         let homes: Vec<(BlockNo, Lsn)> = passed.map(|g| (g.at, g.lsn)).collect();
         if !is_broken(Canary::TailBeforeHome) {
             stop::at(Stop::BeforeCheckpointWrite).await;
-            self.bring_home(&going).await?;
-            self.look_for(going, &mut readback).await?;
+            let metadata = going.iter().filter(|g| g.kind == Logged::Metadata);
+            let metadata = metadata.map(|g| (g.at, g.image.clone())).collect();
+            let images: Vec<_> = going.into_iter().map(|g| (g.at, g.image)).collect();
+            self.bring_home(&images).await?;
+            self.look_for(metadata, &mut readback).await?;
         }
         let arrived = inner.blocks.lock().table.arrived(&homes);
         let moved = inner.journal.advance_tail(sealed).await;
@@ -80,9 +83,9 @@ impl Meta {
         moved
     }
 
-    /// Writes images home; stable on return.
-    async fn bring_home(&self, going: &[Going]) -> Result<()> {
-        self.inner.write_home(going).await?;
+    /// Writes ascending images home; stable on return.
+    async fn bring_home(&self, images: &[(BlockNo, Buffer)]) -> Result<()> {
+        self.inner.write_home(images).await?;
         self.flush().await?;
         // A flush of somebody else may have failed meanwhile: nobody knows what it lost, also of these.
         self.inner.poison.check()
@@ -91,26 +94,21 @@ impl Meta {
     /// Reads metadata again that is home, and writes once more what is not there: the log still has it.
     ///
     /// Errors: what was found there the second time; the tail must stay.
-    async fn look_for(&self, going: Vec<Going>, readback: &mut Readback) -> Result<()> {
+    async fn look_for(
+        &self,
+        metadata: Vec<(BlockNo, Buffer)>,
+        readback: &mut Readback,
+    ) -> Result<()> {
         if is_broken(Canary::BelieveHomes) {
             return Ok(());
         }
         let device = &self.inner.device;
-        let metadata = going.iter().filter(|g| g.kind == Logged::Metadata);
-        let images: Vec<_> = metadata.map(|g| (g.at, g.image.clone())).collect();
-        let missing = readback.differing(device, &images).await?;
-        let Some((_, cause)) = missing.first() else { return Ok(()) };
-        let count = missing.len() as u64;
-        tracing::warn!(count, %cause, "what was written home is not there, and is written again");
-        metrics::counter!("foliant_homes_written_again_total").increment(count);
-        let is_missing = |at: BlockNo| missing.binary_search_by_key(&at, |&(at, _)| at).is_ok();
-        let again: Vec<Going> = going.into_iter().filter(|g| is_missing(g.at)).collect();
-        self.bring_home(&again).await?;
-        let images: Vec<_> = again.into_iter().map(|g| (g.at, g.image)).collect();
-        match readback.differing(device, &images).await?.pop() {
-            None => Ok(()),
-            Some((_, cause)) => Err(cause),
+        let again = readback.missing(device, metadata).await?;
+        if again.is_empty() {
+            return Ok(());
         }
+        self.bring_home(&again).await?;
+        readback.insist(device, &again).await
     }
 
     /// Makes everything stable that was written to the device before this call. Callers share flushes.
@@ -201,8 +199,8 @@ impl Meta {
 
 impl Inner {
     /// Writes images home, neighbours together, and waits for all of them.
-    async fn write_home(&self, going: &[Going]) -> Result<()> {
-        let writes = runs(going)
+    async fn write_home(&self, images: &[(BlockNo, Buffer)]) -> Result<()> {
+        let writes = runs(images)
             .into_iter()
             .map(|(at, segments)| self.device.write(at.0, segments, Persist::Cached));
         let mut writes = stream::iter(writes).buffer_unordered(WRITES_IN_FLIGHT);
@@ -215,9 +213,9 @@ impl Inner {
 }
 
 /// Ascending images as device writes.
-fn runs(going: &[Going]) -> Vec<(BlockNo, Vec<Segment>)> {
+fn runs(images: &[(BlockNo, Buffer)]) -> Vec<(BlockNo, Vec<Segment>)> {
     let mut runs: Vec<(BlockNo, Vec<Segment>)> = Vec::new();
-    for Going { at, image, .. } in going {
+    for (at, image) in images {
         let (at, image) = (*at, image.clone());
         match runs.last_mut() {
             Some((start, segments))

@@ -46,11 +46,37 @@ impl Readback {
         Ok(())
     }
 
+    /// Those of `images` (ascending) that the device does not hold: they are to be written once more, and then
+    /// [`Readback::insist`]ed on.
+    ///
+    /// Errors: `OutOfMemory`. Dropping the future has no effect.
+    pub async fn missing(
+        &mut self,
+        device: &Device,
+        mut images: Vec<(BlockNo, Buffer)>,
+    ) -> Result<Vec<(BlockNo, Buffer)>> {
+        let differing = self.differing(device, &images).await?;
+        let Some((_, cause)) = differing.first() else { return Ok(Vec::new()) };
+        let count = differing.len() as u64;
+        tracing::warn!(count, %cause, "what was written home is not there, and is written again");
+        metrics::counter!("foliant_homes_written_again_total").increment(count);
+        images.retain(|(at, _)| differing.binary_search_by_key(at, |&(at, _)| at).is_ok());
+        Ok(images)
+    }
+
+    /// Errors: what the device holds in place of one of `images`; `OutOfMemory`. Dropping the future has no effect.
+    pub async fn insist(&mut self, device: &Device, images: &[(BlockNo, Buffer)]) -> Result<()> {
+        match self.differing(device, images).await?.pop() {
+            None => Ok(()),
+            Some((_, cause)) => Err(cause),
+        }
+    }
+
     /// The places, ascending, where the device does not hold the image that is given with them, with the reason.
     /// `images` ascend.
     ///
     /// Errors: `OutOfMemory`. Dropping the future has no effect.
-    pub async fn differing(
+    async fn differing(
         &mut self,
         device: &Device,
         images: &[(BlockNo, Buffer)],

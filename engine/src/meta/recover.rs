@@ -275,16 +275,12 @@ impl Replay<'_> {
         }
         self.home += all.len() as u64;
         self.write(all).await?;
-        let missing = self.readback.differing(self.device, &metadata).await?;
-        let Some((_, cause)) = missing.first() else { return Ok(()) };
-        tracing::warn!(count = missing.len(), %cause, "what replay wrote home is written again");
-        let is_missing = |at: &BlockNo| missing.binary_search_by_key(at, |&(at, _)| at).is_ok();
-        metadata.retain(|(at, _)| is_missing(at));
-        self.write(metadata.clone()).await?;
-        match self.readback.differing(self.device, &metadata).await?.pop() {
-            None => Ok(()),
-            Some((_, cause)) => Err(cause),
+        let again = self.readback.missing(self.device, metadata).await?;
+        if again.is_empty() {
+            return Ok(());
         }
+        self.write(again.clone()).await?;
+        self.readback.insist(self.device, &again).await
     }
 
     /// Writes blocks; stable on return.
