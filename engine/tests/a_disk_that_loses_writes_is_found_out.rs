@@ -140,12 +140,14 @@ fn metadata_that_did_not_arrive_at_home_is_written_again() {
 
 #[test]
 fn without_a_second_look_older_metadata_is_believed() {
-    break_on_purpose(Some(Canary::BelieveHomes));
-    let blind = std::panic::catch_unwind(|| {
-        (0..).take_while(|&n| simulate(once(Fault::Lose, n, false))).count()
-    });
-    break_on_purpose(None);
-    assert!(blind.is_err(), "the canary was not noticed");
+    for in_recovery in [false, true] {
+        break_on_purpose(Some(Canary::BelieveHomes));
+        let blind = std::panic::catch_unwind(|| {
+            (0..).take_while(|&n| simulate(once(Fault::Lose, n, in_recovery))).count()
+        });
+        break_on_purpose(None);
+        assert!(blind.is_err(), "the canary was not noticed, in recovery {in_recovery}");
+    }
 }
 
 /// A place that never holds what is written: the log keeps it, writes stop, nothing is lost.

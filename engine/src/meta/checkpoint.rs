@@ -99,9 +99,6 @@ impl Meta {
         metadata: Vec<(BlockNo, Buffer)>,
         readback: &mut Readback,
     ) -> Result<()> {
-        if is_broken(Canary::BelieveHomes) {
-            return Ok(());
-        }
         let device = &self.inner.device;
         let again = readback.missing(device, metadata).await?;
         if again.is_empty() {

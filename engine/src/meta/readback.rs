@@ -15,6 +15,8 @@ use futures_util::future::join_all;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::units::BlockNo;
@@ -55,6 +57,9 @@ impl Readback {
         device: &Device,
         mut images: Vec<(BlockNo, Buffer)>,
     ) -> Result<Vec<(BlockNo, Buffer)>> {
+        if is_broken(Canary::BelieveHomes) {
+            return Ok(Vec::new());
+        }
         let differing = self.differing(device, &images).await?;
         let Some((_, cause)) = differing.first() else { return Ok(Vec::new()) };
         let count = differing.len() as u64;
