@@ -8,6 +8,7 @@
 //! | [`contract`] | the treaty: what every device guarantees and what its caller must do |
 //! | [`buffer`] | the arena and the reference-counted, aligned buffers that the kernel may touch |
 //! | [`geometry`] | sizes and range checks, written once |
+//! | `locked` | an open file with its lock |
 //! | [`backend`] | regular file, block device, memory, and the thread-pool fallback |
 //! | [`uring`] | the ring: probe, slots, operations, driver |
 //! | [`sim`] | a simulated disk with a volatile and a durable image, faults, and a trace |
@@ -19,6 +20,7 @@ pub mod buffer;
 pub mod contract;
 pub mod error;
 pub mod geometry;
+mod locked;
 pub mod sim;
 pub mod uring;
 pub mod wrap;

@@ -21,16 +21,17 @@ use crate::geometry::Geometry;
 
 /// Opens the device; it must have at least `bytes_min` bytes.
 pub(super) fn open(path: &Path, bytes_min: u64) -> Result<Store> {
-    let mut opened = open_locked(path, libc::O_EXCL)?;
+    let opened = open_locked(path, libc::O_EXCL)?;
     let failed = |doing: &str, cause: std::io::Error| open_failed(path, doing, &cause);
-    let bytes = opened.file.seek(SeekFrom::End(0)).map_err(|e| failed("reading its size", e))?;
+    let mut file = &*opened.file;
+    let bytes = file.seek(SeekFrom::End(0)).map_err(|e| failed("reading its size", e))?;
     if bytes < bytes_min.max(BLOCK_SIZE as u64) {
         let detail = format!("the device has {bytes} bytes, {bytes_min} are wanted");
         return Err(open_error(path, DeviceErrorKind::InvalidInput, &detail));
     }
-    let logical = rustix::fs::ioctl_blksszget(&opened.file)
+    let logical = rustix::fs::ioctl_blksszget(&*opened.file)
         .map_err(|e| failed("reading its sector size", e.into()))?;
-    let physical = rustix::fs::ioctl_blkpbszget(&opened.file)
+    let physical = rustix::fs::ioctl_blkpbszget(&*opened.file)
         .map_err(|e| failed("reading its physical sector size", e.into()))?;
     if logical as usize > BLOCK_SIZE {
         let detail = format!("its sectors have {logical} bytes, more than a block");

@@ -11,7 +11,6 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rustix::fs::AtFlags;
-use rustix::fs::FlockOperation;
 use rustix::fs::StatxFlags;
 
 use crate::buffer::Arena;
@@ -21,12 +20,13 @@ use crate::error::Operation;
 use crate::error::Result;
 use crate::geometry::BLOCK_SIZE;
 use crate::geometry::Geometry;
+use crate::locked::LockedFile;
 
 /// A file that is ready to be served.
 #[derive(Debug)]
 pub(super) struct Store {
     /// Open for reading and writing, locked.
-    pub(super) file: File,
+    pub(super) file: LockedFile,
     /// Where it was found.
     pub(super) path: PathBuf,
     /// Sizes and abilities.
@@ -38,7 +38,7 @@ pub(super) struct Store {
 /// How a file was opened, and what that asks of requests.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) file: File,
+    pub(super) file: LockedFile,
     /// Past the page cache.
     pub(super) direct: bool,
     pub(super) memory_alignment: u32,
@@ -68,7 +68,7 @@ pub(super) fn open_failed(path: &Path, doing: &str, cause: &io::Error) -> Device
 pub(super) fn open_locked(path: &Path, flags: i32) -> Result<Opened> {
     match open_with(path, flags | libc::O_DIRECT) {
         Ok(file) => {
-            lock(&file, path)?;
+            let file = lock(file, path)?;
             match probe_direct(&file) {
                 Ok((memory_alignment, offset_alignment)) => Ok(Opened {
                     file,
@@ -92,7 +92,7 @@ pub(super) fn open_locked(path: &Path, flags: i32) -> Result<Opened> {
 
 fn open_buffered(path: &Path, flags: i32, why: &str) -> Result<Opened> {
     let file = open_with(path, flags).map_err(|e| open_refused(path, &e))?;
-    lock(&file, path)?;
+    let file = lock(file, path)?;
     let notes = vec![format!("buffered, because {why}")];
     Ok(Opened { file, direct: false, memory_alignment: 1, offset_alignment: 512, notes })
 }
@@ -109,10 +109,9 @@ fn open_refused(path: &Path, cause: &io::Error) -> DeviceError {
     }
 }
 
-/// Takes the exclusive lock, which belongs to this opening of the file, not to the process.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
+fn lock(file: File, path: &Path) -> Result<LockedFile> {
+    match LockedFile::new(file) {
+        Ok(file) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(open_error(
             path,
             DeviceErrorKind::Locked,

@@ -36,6 +36,7 @@ use crate::error::Operation;
 use crate::error::Result;
 use crate::geometry::BLOCK_SIZE;
 use crate::geometry::Geometry;
+use crate::locked::LockedFile;
 use crate::uring::meters::Meters;
 
 /// A file or block device served by blocking calls.
@@ -43,7 +44,7 @@ use crate::uring::meters::Meters;
 pub(super) struct ThreadsDevice {
     /// `None` once closed. Locked while a request is handed over, so that closing, which takes the
     /// file out, waits for every request that found it.
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<Option<Arc<LockedFile>>>,
     /// Requests that may run at once; fair, so that none starves.
     turns: Arc<Semaphore>,
     tracker: TaskTracker,

@@ -10,7 +10,6 @@
 //! that started the driver must have its I/O and time drivers on, and must keep running; futures may
 //! be polled anywhere. Called by `backend::ring`.
 
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -27,6 +26,7 @@ use crate::error::DeviceError;
 use crate::error::DeviceErrorKind;
 use crate::error::Operation;
 use crate::error::Result;
+use crate::locked::LockedFile;
 use crate::uring::op::Request;
 use crate::uring::pilot::CLOSE_PATIENCE;
 use crate::uring::pilot::LastRites;
@@ -58,7 +58,7 @@ impl Driver {
         ring: Ring,
         depth: u32,
         granule: u64,
-    ) -> std::result::Result<Self, (File, io::Error)> {
+    ) -> std::result::Result<Self, (LockedFile, io::Error)> {
         let signal = match signal_of(&ring) {
             Ok(signal) => signal,
             Err(error) => return Err((ring.into_file(), error)),
@@ -192,10 +192,11 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_few_requests_are_handed_over_before_the_thread_is_free() {
         let path = std::env::temp_dir().join(format!("foliant-gathered-{}", std::process::id()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let options = std::fs::File::options().read(true).write(true).create_new(true).clone();
+        let file = options.open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         file.set_len((2 * GATHERED_MAX * BLOCK_SIZE) as u64).unwrap();
-        let Ok(ring) = Ring::new(file, 64) else {
+        let Ok(ring) = Ring::new(LockedFile::new(file).unwrap(), 64) else {
             eprintln!("SKIPPED: no ring to be had here");
             return;
         };

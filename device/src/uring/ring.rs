@@ -7,7 +7,6 @@
 //! the only place with `unsafe`. Called by `driver`; entries are made by `op`.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
@@ -21,6 +20,7 @@ use io_uring::squeue::Entry;
 use io_uring::types;
 
 use crate::buffer::Arena;
+use crate::locked::LockedFile;
 use crate::uring::probe;
 use crate::uring::probe::Missing;
 
@@ -94,7 +94,7 @@ pub(crate) type BufferIndex = u16;
 /// One ring and the file it serves.
 pub(crate) struct Ring {
     uring: IoUring,
-    file: File,
+    file: LockedFile,
     file_is_registered: bool,
     /// The kernel takes several pieces of registered memory in one entry (since 6.15).
     vectors_may_be_registered: bool,
@@ -108,7 +108,7 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Sets up a ring with room for `depth` entries, and twice that for completions.
-    pub(crate) fn new(file: File, depth: u32) -> Result<Self, (Missing, File)> {
+    pub(crate) fn new(file: LockedFile, depth: u32) -> Result<Self, (Missing, LockedFile)> {
         let uring = match build(depth).map_err(|e| Missing::from_setup(&e)) {
             Ok(uring) => uring,
             Err(missing) => return Err((missing, file)),
@@ -278,18 +278,17 @@ impl Ring {
 
     /// Gives everything back: registrations, the ring, the advisory lock, the file.
     ///
-    /// Must only be called with nothing in flight. Unlocks explicitly: a request that has just
-    /// completed may hold on to the file for a moment.
+    /// Must only be called with nothing in flight. A request that has just completed may hold on to
+    /// the file for a moment, but not to its lock.
     pub(crate) fn retire(self) {
-        let file = self.into_file();
-        let _ = rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock);
+        drop(self.into_file());
     }
 
     /// Gives back all but the file, which stays locked. With nothing in flight, as above.
     ///
     /// Unregisters by hand, because the kernel tears a closed ring down later, in the background,
     /// and until then would keep the file open.
-    pub(crate) fn into_file(self) -> File {
+    pub(crate) fn into_file(self) -> LockedFile {
         let Self { uring, file, file_is_registered, arena, .. } = self;
         if arena.is_some() {
             let _ = uring.submitter().unregister_buffers();

@@ -13,6 +13,7 @@ pub const FLOORS: &[(&str, &str, u32)] = &[
     ("device", "uring", 3),
     ("device", "buffer", 2),
     ("device", "geometry", 2),
+    ("device", "locked", 1),
     ("device", "error", 1),
     ("engine", "lib", 12),
     ("engine", "doc", 12),
