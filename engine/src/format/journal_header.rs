@@ -120,7 +120,7 @@ impl GroupHeader {
 
     fn distance(&self) -> u32 {
         assert!(
-            self.acknowledged < self.sequence,
+            self.acknowledged == 0 || self.acknowledged < self.sequence,
             "a group is not acknowledged before it is sealed"
         );
         match self.acknowledged {

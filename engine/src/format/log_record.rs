@@ -47,7 +47,8 @@ pub struct Record<'a> {
 
 /// Adds the record of a block that changed from `before` (or from zeroes) to `after`.
 ///
-/// For metadata the first four bytes are the checksum itself and not logged as a range.
+/// For metadata the first four bytes are the checksum itself and not logged as a range. Returns how many
+/// ranges there are: with none, nothing has changed but perhaps the checksum.
 pub fn encode(
     payload: &mut Vec<u8>,
     block: BlockNo,
@@ -55,7 +56,7 @@ pub fn encode(
     before: Option<&[u8]>,
     after: &[u8],
     crc: u32,
-) {
+) -> u16 {
     assert_eq!(after.len(), BLOCK_BYTES, "a record is about one block");
     let start = payload.len();
     let flags = u16::from(data) * DATA + u16::from(before.is_none()) * INIT;
@@ -73,6 +74,7 @@ pub fn encode(
         count += 1;
     }
     payload[start + 2..start + 4].copy_from_slice(&count.to_le_bytes());
+    count
 }
 
 /// Bytes that are compared at once where nothing differs.

@@ -171,7 +171,9 @@ const COUNTER_MAX: u64 = 1 << 62;
 /// Errors: `Corrupt` for what no log can have come to.
 fn check_slot(slot: &Slot, layout: &Layout) -> Result<()> {
     let counters = [slot.sequence, slot.epoch, slot.tail.0, slot.next_group];
-    if slot.tail.0.is_multiple_of(BLOCK) && counters.iter().all(|&counter| counter < COUNTER_MAX) {
+    let small = counters.iter().all(|&counter| counter < COUNTER_MAX);
+    // Groups are counted from one: zero in a group's header means that it does not tell.
+    if slot.tail.0.is_multiple_of(BLOCK) && slot.next_group > 0 && small {
         return Ok(());
     }
     let why = format!(

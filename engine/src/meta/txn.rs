@@ -227,17 +227,18 @@ impl MetaTxn {
         for at in &self.forgotten {
             self.changes.remove(at);
         }
-        let unchanged =
-            |change: &Change| change.before.as_ref().is_some_and(|b| b[4..] == change.after[4..]);
-        self.changes.retain(|_, change| !unchanged(change));
         let mut records = Vec::new();
-        for (&at, change) in &mut self.changes {
+        self.changes.retain(|&at, change| {
             let bytes = change.after.get_mut().expect("a private image has one owner");
-            block::seal(bytes, at, volume);
-            let crc = block::sum(bytes, at, volume);
-            let before = change.before.as_deref();
-            log_record::encode(&mut records, at, false, before, &change.after, crc);
-        }
+            let crc = block::seal(bytes, at, volume);
+            let (before, start) = (change.before.as_deref(), records.len());
+            let ranges = log_record::encode(&mut records, at, false, before, bytes, crc);
+            let changed = ranges > 0 || before.is_none();
+            if !changed {
+                records.truncate(start);
+            }
+            changed
+        });
         for data in &self.data {
             records.extend_from_slice(&data.record);
         }
