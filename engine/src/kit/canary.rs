@@ -56,6 +56,8 @@ pub enum Canary {
     IgnoreEpoch,
     /// Groups of the log that failed are taken for durable by `recover` without being written again.
     ForgetKeptGroups,
+    /// A format writes the superblocks without a flush of what they lead to.
+    PublishUnflushed,
     /// A promise of room is not given back when its verb fails or its future is dropped.
     ForgetPromises,
 }

@@ -21,6 +21,8 @@ use crate::format::superblock::Features;
 use crate::format::superblock::INCOMPATIBLE_INLINE;
 use crate::format::superblock::Superblock;
 use crate::journal::Journal;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::kit::memory::Memory;
 use crate::kit::memory::Purpose;
 use crate::limits::JOURNAL_BYTES_MIN;
@@ -68,7 +70,9 @@ pub async fn make(device: &Device, options: &MakeOptions) -> Result<()> {
     Journal::format(device, &memory, &layout, superblock.volume()).await?;
     let root = layout.initial_root();
     Meta::format_root(device, &memory, superblock.volume(), layout.root, &root).await?;
-    device.flush().await?;
+    if !is_broken(Canary::PublishUnflushed) {
+        device.flush().await?;
+    }
     for at in SUPERBLOCKS.into_iter().rev() {
         let mut bytes = [0; BLOCK_SIZE];
         superblock.encode(at, &mut bytes)?;
