@@ -17,6 +17,8 @@ pub const TREE_KEY_BYTES_MAX: usize = 272;
 pub const TREE_VALUE_BYTES_MAX: usize = 1024;
 /// Bytes of an object that its record can hold in place of a block.
 pub const INLINE_BYTES_MAX: usize = 448;
+/// Bytes of an object's attributes.
+pub const ATTRIBUTE_BYTES_MAX: usize = 512;
 /// A tree deeper than this is damaged.
 pub const TREE_HEIGHT_MAX: u8 = 12;
 

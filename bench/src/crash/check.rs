@@ -7,6 +7,7 @@ use foliant::Result;
 
 use super::ground::read_all;
 use super::model::Names;
+use super::model::note;
 use super::run::MIXED;
 use super::run::PLAIN;
 use super::run::Run;
@@ -42,6 +43,7 @@ impl Run {
             let name = String::from_utf8(name).expect("names of ours");
             if !(0..PLAIN + MIXED).any(|i| loose_name(i) == name) {
                 let bytes = read(engine, &name).await;
+                self.check_note(engine, &name, &bytes).await;
                 found.insert(name, bytes);
             }
         }
@@ -55,6 +57,21 @@ impl Run {
             self.loose[i].synced();
         }
         assert_eq!(self.disk.overlaps(), 0, "requests in flight overlapped");
+    }
+
+    /// What a transaction noted in the attributes is what the object holds.
+    async fn check_note(&mut self, engine: &Engine, name: &str, bytes: &[u8]) {
+        let object = engine.object(name).await.expect("it was listed");
+        let noted = object.attributes().await.expect("the record can be read");
+        if noted.is_empty() {
+            assert!(
+                !name.starts_with("made") || bytes.is_empty(),
+                "{name} has lost its attributes"
+            );
+            return;
+        }
+        assert!(noted == note(bytes), "{name} holds something else than its attributes say");
+        self.tally.add("attributes compared", 1);
     }
 
     fn explain(&self, found: &Names) -> usize {

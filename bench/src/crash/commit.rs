@@ -14,6 +14,7 @@ use super::ground;
 use super::ground::bytes;
 use super::ground::put;
 use super::model::Names;
+use super::model::note;
 use super::run::Handles;
 use super::run::LOGGED;
 use super::run::MADE;
@@ -127,11 +128,29 @@ impl Run {
                         None => engine.object(&outside[&name]).await?,
                     };
                     let bytes = next.get_mut(&name).expect("it is there");
-                    self.change_logged(transaction, &object, bytes, kind);
+                    self.change_and_note(transaction, (&name, &object), bytes, kind);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Changes an object, and notes in its attributes what it holds then, if it is one that nothing else changes.
+    fn change_and_note(
+        &mut self,
+        transaction: &mut Transaction,
+        (name, object): (&str, &Object),
+        bytes: &mut Vec<u8>,
+        kind: u64,
+    ) {
+        if !name.starts_with("made") {
+            return self.change_logged(transaction, object, bytes, kind);
+        }
+        // The first call is charged; what the transaction has no room for must not be changed either.
+        if transaction.set_attributes(object, &note(bytes)).is_ok() {
+            self.change_logged(transaction, object, bytes, kind);
+            transaction.set_attributes(object, &note(bytes)).expect("it was charged before");
+        }
     }
 
     fn change_logged(

@@ -9,6 +9,12 @@ use std::ops::Range;
 
 use super::ground::BLOCK;
 
+/// The attributes of an object whose transactions say in them what it holds: in length and content.
+pub(super) fn note(bytes: &[u8]) -> Vec<u8> {
+    let sum = bytes.iter().fold(0_u64, |sum, &byte| sum.rotate_left(5) ^ u64::from(byte));
+    [bytes.len() as u64, sum].map(u64::to_le_bytes).concat()
+}
+
 /// The logged objects by their names.
 pub(super) type Names = BTreeMap<String, Vec<u8>>;
 

@@ -1,5 +1,6 @@
 //! The public verbs: [`Engine`], [`Object`], [`Transaction`], direct I/O, and how to make and open a store.
 
+mod attributes;
 mod direct;
 mod engine;
 mod handle;

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::iomap::contract::checked_range;
+use crate::limits::ATTRIBUTE_BYTES_MAX;
 use crate::namespace::batch::Step;
 use crate::namespace::tree;
 use crate::object::open::OpenObject;
@@ -41,7 +42,7 @@ const BLOCK_COST: u64 = 64;
 const OBJECT_COST: u64 = 64 + 2 * BLOCK_COST;
 /// Log bytes that a block of an object costs which the transaction makes: it is logged whole, and mapped.
 const FRESH_COST: u64 = BLOCK + 512;
-/// Log bytes that a change of a name costs: a leaf that is split, and its parent, both changed from end to end.
+/// Log bytes that a change of a name or of attributes costs: a leaf that is split, and its parent, both changed from end to end.
 const NAME_COST: u64 = 3 * BLOCK;
 /// Log bytes in front of all.
 const HEADER_COST: u64 = 64;
@@ -233,6 +234,45 @@ impl Transaction {
         Ok(())
     }
 
+    /// Gives an object other attributes, at most [`ATTRIBUTE_BYTES_MAX`] bytes that mean something to the caller
+    /// alone. Of several calls for one object the last one counts, and only the first one is charged.
+    ///
+    /// Errors: `InvalidInput` (also an object that the transaction cannot change), `TooLarge`; at the commit
+    /// `Closed` for an object that was removed.
+    pub fn set_attributes(&mut self, object: &Object, attributes: &[u8]) -> Result<()> {
+        self.check(object)?;
+        if attributes.len() > ATTRIBUTE_BYTES_MAX {
+            let (len, most) = (attributes.len(), ATTRIBUTE_BYTES_MAX);
+            return Err(Error::invalid(format!("{len} bytes of attributes; {most} are possible")));
+        }
+        let known = self.steps.iter_mut().find_map(|step| attributes_of(step, object));
+        if let Some(known) = known {
+            *known = attributes.to_vec();
+            return Ok(());
+        }
+        self.count(NAME_COST, 0, 0)?;
+        let (object, attributes) = (object.opened().clone(), attributes.to_vec());
+        self.steps.push(Step::Attributes { object, attributes });
+        Ok(())
+    }
+
+    /// The attributes that the object would have if the transaction committed now.
+    ///
+    /// Errors: as [`Object::attributes`]. Dropping the future has no effect.
+    pub async fn attributes(&self, object: &Object) -> Result<Bytes> {
+        for step in &self.steps {
+            if let Step::Attributes { object: known, attributes } = step
+                && Arc::ptr_eq(known, object.opened())
+            {
+                return Ok(Bytes::copy_from_slice(attributes));
+            }
+        }
+        match object.opened().state().is_pending() {
+            true => self.check(object).map(|()| Bytes::new()),
+            false => object.attributes().await,
+        }
+    }
+
     /// Errors: `InvalidInput` for objects that the transaction cannot change.
     fn check(&self, object: &Object) -> Result<()> {
         if !Arc::ptr_eq(object.engine(), &self.engine) {
@@ -416,6 +456,16 @@ impl Transaction {
             }
             outcome => outcome,
         }
+    }
+}
+
+/// The attributes that a step gives to `object`, if it does.
+fn attributes_of<'a>(step: &'a mut Step, object: &Object) -> Option<&'a mut Vec<u8>> {
+    match step {
+        Step::Attributes { object: known, attributes } if Arc::ptr_eq(known, object.opened()) => {
+            Some(attributes)
+        }
+        _ => None,
     }
 }
 

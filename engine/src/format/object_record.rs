@@ -18,13 +18,12 @@
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::limits::ATTRIBUTE_BYTES_MAX;
 use crate::limits::INLINE_BYTES_MAX;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::limits::TREE_VALUE_BYTES_MAX;
 use crate::units::ObjectId;
 
-/// Longest attributes in bytes.
-pub const ATTRIBUTE_BYTES_MAX: usize = 512;
 /// A record without inline bytes.
 const VERSION: u16 = 1;
 /// A record with inline bytes.

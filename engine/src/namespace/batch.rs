@@ -1,4 +1,5 @@
-//! Changes of names inside a transaction of users: create, rename, remove, one after the other.
+//! Changes of names and records inside a transaction of users: create, rename, remove, attributes, one after the
+//! other.
 //!
 //! Guarantees: each step sees those before it; a step that cannot be taken ends the commit, and nothing has
 //! changed; what is made can be opened by its name as soon as the name is there. Does not free what removed
@@ -19,7 +20,7 @@ use crate::object::table::Table;
 use crate::units::Lsn;
 use crate::units::ObjectId;
 
-/// One change of names.
+/// One change of names or of a record.
 #[derive(Debug)]
 pub enum Step {
     /// The prepared object is made and gets the name.
@@ -40,6 +41,13 @@ pub enum Step {
     Remove {
         /// The name.
         name: Vec<u8>,
+    },
+    /// An object gets other attributes.
+    Attributes {
+        /// The object; if the transaction makes it, an earlier step did.
+        object: Arc<OpenObject>,
+        /// At most [`ATTRIBUTE_BYTES_MAX`](crate::limits::ATTRIBUTE_BYTES_MAX) of them.
+        attributes: Vec<u8>,
     },
 }
 
@@ -70,7 +78,7 @@ impl Beside for Batch<'_> {
         grows.count() as u64 * NODES_PER_CHANGE
     }
 
-    /// Errors: `AlreadyExists`, `NotFound`, `NoSpace`, `Corrupt`, `Device`.
+    /// Errors: `AlreadyExists`, `NotFound`, `Closed`, `NoSpace`, `Corrupt`, `Device`.
     async fn apply(&mut self, txn: &mut MetaTxn, ticket: &mut Ticket) -> Result<()> {
         self.removed.clear();
         for step in self.steps {
@@ -84,6 +92,12 @@ impl Beside for Batch<'_> {
                 Step::Remove { name } => {
                     self.removed.push(ops::remove_in(txn, ticket, name).await?);
                 }
+                Step::Attributes { object, attributes } => {
+                    let state = object.state();
+                    // Its record may be on its way out, or gone.
+                    state.check_present()?;
+                    records::set_attributes(txn, ticket, state.id(), attributes).await?;
+                }
             }
         }
         Ok(())
@@ -91,9 +105,13 @@ impl Beside for Batch<'_> {
 
     fn accepted(&self, lsn: Lsn) {
         for step in self.steps {
-            if let Step::Create { object, .. } = step {
-                object.state().committed(lsn, None, &[]);
-                self.table.adopt(object);
+            match step {
+                Step::Create { object, .. } => {
+                    object.state().committed(lsn, None, &[]);
+                    self.table.adopt(object);
+                }
+                Step::Attributes { object, .. } => object.state().committed(lsn, None, &[]),
+                Step::Rename { .. } | Step::Remove { .. } => {}
             }
         }
     }

@@ -111,6 +111,23 @@ pub async fn set_inline<W: BlockWrite, S: NodeSupply>(
     update(w, supply, object, &record).await
 }
 
+/// The attributes in an object's record. Errors: `Corrupt` when there is none, and as [`get`].
+pub async fn attributes<R: BlockRead>(r: &R, object: ObjectId) -> Result<Vec<u8>> {
+    Ok(expect(r, object).await?.attributes)
+}
+
+/// Replaces the attributes in an object's record. Errors: as [`update`].
+pub async fn set_attributes<W: BlockWrite, S: NodeSupply>(
+    w: &mut W,
+    supply: &mut S,
+    object: ObjectId,
+    attributes: &[u8],
+) -> Result<()> {
+    let mut record = expect(w, object).await?;
+    record.attributes = attributes.to_vec();
+    update(w, supply, object, &record).await
+}
+
 /// Notes whether extents behind the object's end are still to be removed. Errors: as [`update`].
 pub async fn set_trimming<W: BlockWrite, S: NodeSupply>(
     w: &mut W,

@@ -215,6 +215,10 @@ pub async fn look(engine: &Engine) -> (State, Loaded) {
         let mut bytes = vec![0; object.size() as usize];
         let read = bounded("read", object.read_at(0, &mut bytes)).await.unwrap();
         assert_eq!(read, bytes.len());
+        let attributes = bounded("attributes", object.attributes()).await.unwrap();
+        if !attributes.is_empty() {
+            found.insert([&name[..], b" attributes"].concat(), attributes.to_vec());
+        }
         if name.starts_with(b"load") {
             loaded.names.insert(name, bytes);
             continue;

@@ -107,6 +107,12 @@ fn removed(old: &State, _: &[u8]) -> Vec<State> {
     vec![new]
 }
 
+fn noted(old: &State, _: &[u8]) -> Vec<State> {
+    let mut new = old.clone();
+    new.insert(b"target attributes".to_vec(), b"noted".to_vec());
+    vec![new]
+}
+
 fn created(old: &State, _: &[u8]) -> Vec<State> {
     let mut new = old.clone();
     new.insert(b"new".to_vec(), Vec::new());
@@ -188,6 +194,12 @@ fn looks() -> Vec<Verb> {
         }),
         reads("Object::extents", "", |hands| {
             Box::pin(async move { hands.target.extents(0..LEN as u64, 99).await.map(|_| ()) })
+        }),
+        reads("Object::attributes", "", |hands| {
+            Box::pin(async move { hands.target.attributes().await.map(|_| ()) })
+        }),
+        reads("Transaction::attributes", "", |hands| {
+            Box::pin(async move { transaction(&hands).attributes(&hands.target).await.map(|_| ()) })
         }),
         reads("Object::read_direct", "", |hands| {
             Box::pin(async move {
@@ -277,6 +289,15 @@ fn changes() -> Vec<Verb> {
             |hands| Box::pin(async move { hands.target.preallocate(0..FAR as u64 + 90_000).await }),
             crate::harness::same,
         ),
+        Verb {
+            durable: false,
+            ..commits(
+                "Object::set_attributes",
+                "",
+                |hands| Box::pin(async move { hands.target.set_attributes(b"noted").await }),
+                noted,
+            )
+        },
         Verb {
             prepare: write_before,
             states: written,
