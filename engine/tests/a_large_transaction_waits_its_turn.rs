@@ -26,16 +26,14 @@ use support::open;
 use support::simulate;
 use tokio::task::JoinSet;
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 
-/// Clients, each with one transaction at a time: most of them with small ones, which fit where the large one does
-/// not, the others with some that fill the log.
-const CLIENTS: u64 = 12;
-const FILLERS: u64 = 2;
-const FILLER: usize = 8;
+/// Small transactions that ask behind each large one, all of which fit where it does not.
+const SMALL: u64 = 12;
 /// Blocks of the large one.
 const LARGE: usize = 24;
 /// Large ones, one after the other.
-const ROUNDS: u8 = 12;
+const ROUNDS: u8 = 6;
 
 /// Accepts a transaction; nobody waits until it is durable, or the log would not fill.
 async fn accept(engine: &Engine, object: &Object, block: u64, bytes: usize, byte: u8) -> bool {
@@ -44,72 +42,50 @@ async fn accept(engine: &Engine, object: &Object, block: u64, bytes: usize, byte
     transaction.commit().await.is_ok()
 }
 
-/// Who asked when, by number.
-#[derive(Default)]
-struct Line {
-    asked: Cell<u64>,
-    /// When the large one asked that waits now, if one does.
-    large: Cell<Option<u64>>,
-    /// Others that asked later than the large one and were accepted before it.
-    passed: Cell<u64>,
-    over: Cell<bool>,
-}
-
-impl Line {
-    fn ask(&self) -> u64 {
-        self.asked.set(self.asked.get() + 1);
-        self.asked.get()
-    }
-
-    fn accepted(&self, asked: u64) {
-        if self.large.get().is_some_and(|large| large < asked) {
-            self.passed.set(self.passed.get() + 1);
-        }
-    }
-}
-
 /// How many transactions passed a large one that had asked before them.
 async fn passed() -> u64 {
     let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions::default());
     format(&disk).await;
     let engine = open(&disk).await.unwrap();
     let object = engine.create("object").await.unwrap();
-    let blocks = LARGE + CLIENTS as usize * FILLER;
-    object.write_at(0, &vec![1; blocks * BLOCK]).await.unwrap();
+    object.write_at(0, &vec![1; (LARGE + SMALL as usize) * BLOCK]).await.unwrap();
     object.sync().await.unwrap();
-    // Bringing blocks home is slow, so that the log is full most of the time.
+    // Bringing blocks home is slow: what the log has no room for waits.
     let home = 32 + JOURNAL_BYTES / BLOCK as u64..DEVICE_BLOCKS;
     let slow = FaultRule::new(Fault::Delay { ms: 200 }).on(Operation::Write);
     disk.inject(slow.blocks(home).always());
-    let line = Rc::new(Line::default());
-    let mut clients = JoinSet::new();
-    for client in 0..CLIENTS {
-        let block = LARGE as u64 + client * FILLER as u64;
-        let bytes = if client < FILLERS { FILLER * BLOCK } else { 100 };
-        let (engine, object, line) = (engine.clone(), object.clone(), line.clone());
-        clients.spawn_local(async move {
-            let mut byte = 0_u8;
-            while !line.over.get() {
-                let asked = line.ask();
-                if !accept(&engine, &object, block, bytes, byte).await {
-                    return;
-                }
-                line.accepted(asked);
-                byte = byte.wrapping_add(1);
-                tokio::task::yield_now().await;
-            }
-        });
-    }
+    let (waits, passed) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+    let mut byte = 1_u8;
     for round in 0..ROUNDS {
-        tokio::time::sleep(Duration::from_millis(130)).await;
-        line.large.set(Some(line.ask()));
-        assert!(accept(&engine, &object, 0, LARGE * BLOCK, round).await, "a large one is refused");
-        line.large.set(None);
+        // Until one more would have to wait; it is given up.
+        let instant = Duration::from_millis(1);
+        loop {
+            // Other bytes each time: what is the same is not logged.
+            byte = byte.wrapping_add(1);
+            let taken = accept(&engine, &object, 0, LARGE * BLOCK, byte);
+            let Ok(taken) = timeout(instant, taken).await else { break };
+            assert!(taken, "what fills the log is refused");
+        }
+        let mut others = JoinSet::new();
+        for client in 0..SMALL {
+            let (engine, object) = (engine.clone(), object.clone());
+            let (waits, passed) = (waits.clone(), passed.clone());
+            others.spawn_local(async move {
+                // Behind the large one.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let behind = waits.get();
+                assert!(accept(&engine, &object, LARGE as u64 + client, 100, round).await);
+                passed.set(passed.get() + u64::from(behind && waits.get()));
+            });
+        }
+        waits.set(true);
+        assert!(accept(&engine, &object, 0, LARGE * BLOCK, !byte).await, "a large one is refused");
+        waits.set(false);
+        while let Some(ended) = others.join_next().await {
+            ended.unwrap();
+        }
     }
-    line.over.set(true);
-    while clients.join_next().await.is_some() {}
-    assert!(engine.stats().checkpoints > 5, "the log was never full");
-    line.passed.get()
+    passed.get()
 }
 
 fn run() -> u64 {
