@@ -57,6 +57,11 @@ fn broken_promises_of_the_log() {
 }
 
 #[test]
+fn groups_that_are_acknowledged_out_of_order() {
+    is_caught(&[Canary::AcknowledgeOutOfOrder]);
+}
+
+#[test]
 fn broken_order_of_data_and_mappings() {
     is_caught(&[Canary::MapBeforeData, Canary::LeaveOldEnd]);
 }

@@ -1,7 +1,8 @@
 //! The handle of a ring's driver: accepts requests, hands out tickets, closes.
 //!
 //! A request is queued when it is made. One task (`pilot`) enters the kernel once for all that have
-//! gathered, and reaps once for all; once a few have gathered, whoever queues the last of them does.
+//! gathered, and reaps once for all; once a few have gathered, whoever queues the last of them does, and
+//! whoever queues a durable write: many wait for it, and it brings their bytes in one request already.
 //! Whoever polls an unfinished ticket reaps for all as well, if nobody else does just then, so that no
 //! sleeping task stands between a waiter and its completion.
 //!
@@ -81,20 +82,22 @@ impl Driver {
     /// Accepts a request; it is done whatever becomes of the ticket.
     pub(crate) fn submit(&self, request: Request) -> Ticket {
         self.shared.meters.accepted(request.operation(), request.len());
+        let urgent = request.is_durable_write();
         let mut slots = self.shared.slots.lock();
         let state = match slots.insert(request) {
             Ok(key) => TicketState::Waiting(key),
             Err(refused) => TicketState::Refused(refused),
         };
         self.shared.queued.store(true, Ordering::Relaxed);
-        let wake = std::mem::take(&mut slots.driver_sleeps);
-        let enough = slots.has_work() && slots.queued() >= GATHERED_MAX;
+        let enough = slots.has_work() && (urgent || slots.queued() >= GATHERED_MAX);
+        let wake = !enough && std::mem::take(&mut slots.driver_sleeps);
         drop(slots);
         if wake {
             self.shared.bell.notify_one();
         }
-        if enough {
-            self.shared.enter_if_free();
+        // A pilot that sleeps goes on sleeping: the kernel signals it when there is something to reap.
+        if enough && !self.shared.enter_if_free() {
+            self.shared.wake_pilot();
         }
         Ticket { shared: self.shared.clone(), state }
     }
@@ -182,6 +185,8 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::buffer::Arena;
     use crate::geometry::BLOCK_SIZE;
@@ -214,6 +219,14 @@ mod tests {
         for ticket in tickets {
             ticket.await.1.unwrap();
         }
+        // Nobody is woken to hand over a write that many wait for.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let from = vec![arena.allocate(0).unwrap().into()];
+        let write = Request::new(Work::Write { from, durable: true }, 0, BLOCK_SIZE as u64);
+        let ticket = driver.submit(write);
+        assert_eq!(driver.shared.slots.lock().queued(), 0, "it went at once");
+        let done = tokio::time::timeout(Duration::from_secs(5), ticket).await;
+        done.expect("the pilot that slept hears of it").1.unwrap();
         driver.close().await.unwrap();
     }
 }

@@ -116,6 +116,11 @@ impl Request {
         }
     }
 
+    /// Whether it is a write that is stable on completion.
+    pub(crate) fn is_durable_write(&self) -> bool {
+        matches!(self.work, Work::Write { durable: true, .. })
+    }
+
     /// Length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len

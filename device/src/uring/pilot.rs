@@ -160,6 +160,8 @@ async fn wait(shared: &Shared, signal: &AsyncFd<OwnedFd>, pace: &mut Pace) {
     if shared.fall_asleep() {
         sleep(shared, signal).await;
         shared.wake_up();
+        // At once, and not behind the tasks that can run: who waits for these completions is not one of them.
+        shared.reap_if_free();
     }
 }
 

@@ -73,10 +73,16 @@ impl Shared {
         self.turn_with(self.ring.lock(), starved_turns, harvest)
     }
 
-    /// A turn for all, unless somebody else is at the ring.
-    pub(super) fn enter_if_free(&self) {
-        if let Some(guard) = self.ring.try_lock() {
-            self.turn_with(guard, 0, &mut Harvest::default());
+    /// A turn for all, unless somebody else is at the ring; whether all that may go is with the kernel.
+    pub(super) fn enter_if_free(&self) -> bool {
+        let Some(guard) = self.ring.try_lock() else { return false };
+        !self.turn_with(guard, 0, &mut Harvest::default()).starved
+    }
+
+    /// Wakes the pilot if it sleeps.
+    pub(super) fn wake_pilot(&self) {
+        if std::mem::take(&mut self.slots.lock().driver_sleeps) {
+            self.bell.notify_one();
         }
     }
 

@@ -64,7 +64,7 @@ pub fn sum(block: &[u8], at: BlockNo, volume: u32) -> u32 {
     checksum::append(seed, &block[4..])
 }
 
-/// Puts the checksum into a block that is complete; what it is.
+/// Puts the checksum into a block that is complete, and says it.
 pub fn seal(block: &mut [u8], at: BlockNo, volume: u32) -> u32 {
     let crc = sum(block, at, volume);
     block[0..4].copy_from_slice(&crc.to_le_bytes());

@@ -1,8 +1,8 @@
 //! Folios of chosen blocks, locked, up to date and at rest: what a transaction needs.
 //!
-//! Guarantees that the locks are taken in ascending order, that every chosen block is up to date
-//! and that no writeback of these folios is in flight. Does not dirty anything. Called by
-//! `object`'s journaled writes, which hold the range lock over the blocks.
+//! Guarantees that the locks are taken in ascending order, that every chosen block is up to date but those
+//! whose bytes are all replaced, and that no writeback of these folios is in flight. Does not dirty
+//! anything. Called by `object`'s journaled writes, which hold the range lock over the blocks.
 
 use crate::error::Result;
 use crate::iomap::bundle::Mapped;
@@ -19,6 +19,15 @@ use crate::iomap::retry::Attempt;
 use crate::iomap::retry::Attempts;
 use crate::units::FileBlocks;
 
+/// A block that a transaction changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which one.
+    pub block: u64,
+    /// All of its bytes are replaced: what it holds is not read from the device.
+    pub whole: bool,
+}
+
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Locks the folios that hold `blocks` (ascending, no duplicates), makes the blocks up to date
     /// and waits until their writeback has ended. One guard per folio, ascending; a folio may
@@ -27,31 +36,43 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// The caller holds the range lock over the blocks and no folio lock. Errors: those of a
     /// read. Dropping the future releases everything.
     pub async fn lock_uptodate(&self, blocks: &[u64]) -> Result<Vec<Grip>> {
-        let sorted = blocks.windows(2).all(|pair| pair[0] < pair[1]);
-        assert!(sorted, "blocks are not ascending: {blocks:?}");
-        if let Some(folios) = self.lock_cached(blocks).await? {
+        let wanted: Vec<Wanted> =
+            blocks.iter().map(|&block| Wanted { block, whole: false }).collect();
+        self.lock_wanted(&wanted).await
+    }
+
+    /// The same, but blocks that are replaced whole stay as they are: locked and at rest, up to date or not.
+    pub async fn lock_wanted(&self, wanted: &[Wanted]) -> Result<Vec<Grip>> {
+        let sorted = wanted.windows(2).all(|pair| pair[0].block < pair[1].block);
+        assert!(sorted, "blocks are not ascending: {wanted:?}");
+        if let Some(folios) = self.lock_cached(wanted).await? {
             return Ok(folios);
         }
         let mut attempts = Attempts::default();
         loop {
             let attempt = self.attempt(&mut attempts).await;
-            if let Some(folios) = self.try_lock_uptodate(&attempt, blocks).await? {
+            // Boxed: beside a read of the device it costs nothing, and who needs none has no room for it.
+            if let Some(folios) = Box::pin(self.try_lock_wanted(&attempt, wanted)).await? {
                 return Ok(folios);
             }
         }
     }
 
-    /// The same without a look at mappings, if all of the blocks are cached and up to date.
-    async fn lock_cached(&self, blocks: &[u64]) -> Result<Option<Vec<Grip>>> {
+    /// The same without a look at mappings, if none of the blocks has to be read.
+    async fn lock_cached(&self, wanted: &[Wanted]) -> Result<Option<Vec<Grip>>> {
         let mut folios: Vec<Grip> = Vec::new();
-        for &block in blocks {
+        for &Wanted { block, whole } in wanted {
             if folios.last().is_none_or(|last| last.span().end <= block) {
+                if whole {
+                    folios.push(Grip::find_or_create(&self.cache, block, 0, &self.memory).await?);
+                    continue;
+                }
                 let Some(lock) = self.cache.find_locked(block).await else {
                     return Ok(None);
                 };
                 folios.push(lock.into());
             }
-            if !folios.last().is_some_and(|last| last.is_uptodate(block)) {
+            if !whole && !folios.last().is_some_and(|last| last.is_uptodate(block)) {
                 return Ok(None);
             }
         }
@@ -61,15 +82,16 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Ok(Some(folios))
     }
 
-    async fn try_lock_uptodate(
+    async fn try_lock_wanted(
         &self,
         attempt: &Attempt<'_>,
-        blocks: &[u64],
+        wanted: &[Wanted],
     ) -> Result<Option<Vec<Grip>>> {
-        let mut leases = self.map_each(blocks).await?;
+        let read: Vec<u64> = wanted.iter().filter(|w| !w.whole).map(|w| w.block).collect();
+        let mut leases = self.map_each(&read).await?;
         self.pauses.at(Point::AfterMap).await;
         let mut folios: Vec<Grip> = Vec::new();
-        for &block in blocks {
+        for &Wanted { block, .. } in wanted {
             if folios.last().is_none_or(|last| last.span().end <= block) {
                 self.pauses.at(Point::BeforeFolioLock).await;
                 let folio = Grip::find_or_create(&self.cache, block, 0, &self.memory).await?;
@@ -77,7 +99,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             }
         }
         self.pauses.at(Point::AfterFolioLock).await;
-        for &block in blocks {
+        for block in read {
             let at = folios.partition_point(|folio| folio.span().end <= block);
             if folios[at].is_uptodate(block) {
                 continue;
@@ -87,8 +109,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 return Ok(None);
             }
             let own = std::slice::from_mut(&mut folios[at]);
-            let wanted = FileBlocks::new(block, block + 1);
-            if self.fetch(attempt, own, lease, wanted, block + 1).await? == Fetched::Stale {
+            let missing = FileBlocks::new(block, block + 1);
+            if self.fetch(attempt, own, lease, missing, block + 1).await? == Fetched::Stale {
                 return Ok(None);
             }
         }

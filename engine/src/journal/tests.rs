@@ -1,8 +1,15 @@
 //! The log from its writing side to its reading side, over a device in memory.
 
+use std::time::Duration;
+
 use foliant_device::Device;
 use foliant_device::Persist;
 use foliant_device::backend::mem::MemDevice;
+use foliant_device::error::Operation;
+use foliant_device::sim::Fault;
+use foliant_device::sim::FaultRule;
+use foliant_device::sim::SimDisk;
+use foliant_device::sim::SimOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::format::journal_header::Slot;
@@ -29,7 +36,10 @@ struct Room {
 
 impl Room {
     async fn new() -> Self {
-        let device = Device::new(MemDevice::new(4096));
+        Self::over(Device::new(MemDevice::new(4096))).await
+    }
+
+    async fn over(device: Device) -> Self {
         let memory = Memory::new(8 << 20).unwrap();
         let layout = Layout::new(4096, 1024).unwrap();
         Journal::format(&device, &memory, &layout, VOLUME).await.unwrap();
@@ -122,4 +132,38 @@ async fn payloads_that_can_never_fit_are_refused() {
     assert!(journal.wait_for_room(most).await.is_ok());
     let refused = journal.wait_for_room(most + 1).await.unwrap_err();
     assert_eq!(refused.kind(), crate::error::ErrorKind::TooLarge);
+}
+
+/// Two groups on their way, of which the second one's write ends first: what counts as durable then, and in
+/// the end.
+async fn overtaken() -> (Lsn, Lsn) {
+    let disk = SimDisk::new(4096, SimOptions::default());
+    let device = Device::new(disk.attach());
+    let room = Room::over(device).await;
+    let (memory, poison) = (&room.memory, Poison::new());
+    let opened = Journal::open(&room.device, memory, &poison, &room.layout, VOLUME, slot(1)).await;
+    let journal = opened.unwrap();
+    disk.inject(FaultRule::new(Fault::Delay { ms: 500 }).on(Operation::Write).times(1));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(journal.clone().run(stop.clone()));
+    for size in [10, 20] {
+        journal.append(vec![1; size]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(journal.stats().groups, 2, "both are on their way");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let meanwhile = journal.durable_now();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop.cancel();
+    running.await.unwrap();
+    (meanwhile, journal.durable_now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_counts_only_with_all_before_it() {
+    assert_eq!(overtaken().await, (Lsn(0), Lsn(2)));
+    break_on_purpose(Some(Canary::AcknowledgeOutOfOrder));
+    let broken = overtaken().await;
+    break_on_purpose(None);
+    assert_eq!(broken, (Lsn(2), Lsn(2)), "the canary acknowledges the second one at once");
 }

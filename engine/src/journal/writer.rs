@@ -1,38 +1,38 @@
-//! The log's writing side: gathers transactions into groups, writes them, says what is durable.
+//! The log's writing side: takes transactions, gives them positions and room, says what is durable.
 //!
-//! A group is whatever gathered while earlier groups were on their way: no timer, no delay. It is one
-//! contiguous, self-checksummed, durable write; up to four are in flight, and they are acknowledged in
-//! order, so that a group counts only when everything before it does.
+//! Guarantees: positions are given in the order of appends; log room is waited for before, so that an append
+//! never fails; who waits for a position hears of it or of the cause that writes are stopped.
 //!
-//! Guarantees: positions are given in the order of appends; `durable` moves only behind a completed
-//! durable write of everything below; after a failed write nothing is acknowledged any more and every
-//! waiter hears the cause. Log room is waited for before, so that an append never fails.
+//! Room is first come, first served, without a queue of its own: who waits for it has the metadata lock, which is
+//! fair, and nobody else appends meanwhile. So a large transaction waits for the tail alone, never for small ones
+//! that came behind it, and what it waited for is still there when it appends.
 //!
-//! Does not know what a payload means, and does not decide when the tail moves. Called by `meta`;
-//! the loop `run` is spawned by `volume`.
+//! Does not write groups (`flights` does), does not know what a payload means, and does not decide when the
+//! tail moves. Called by `meta`.
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use foliant_device::Buffer;
 use foliant_device::Device;
 use foliant_device::Persist;
 use foliant_device::Segment;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::format::journal_header::GROUP_HEADER;
-use crate::format::journal_header::GroupHeader;
 use crate::format::journal_header::Slot;
 use crate::format::layout::Layout;
 use crate::journal::ring::Ring;
 use crate::journal::slots;
+use crate::journal::state::JournalStats;
+use crate::journal::state::Pending;
+use crate::journal::state::State;
+use crate::journal::state::footprint;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::memory::Memory;
@@ -53,99 +53,28 @@ const FORMAT_WRITES: usize = 4;
 /// The journal of an open volume; clones share it.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    device: Device,
-    memory: Memory,
-    ring: Ring,
-    volume: u32,
-    epoch: u64,
+pub(super) struct Inner {
+    pub(super) device: Device,
+    pub(super) memory: Memory,
+    pub(super) ring: Ring,
+    pub(super) volume: u32,
+    pub(super) epoch: u64,
     /// Bytes of each group buffer.
-    buffer_bytes: u64,
-    poison: Poison,
+    pub(super) buffer_bytes: u64,
+    pub(super) poison: Poison,
     /// Short sections (copy of a payload, counters); never across an await.
-    state: Mutex<State>,
-    durable: Watermark,
+    pub(super) state: Mutex<State>,
+    pub(super) durable: Watermark,
     /// Rung when there is something to write.
-    work: Notify,
+    pub(super) work: Notify,
     /// Rung when the tail moved.
-    room: Notify,
+    pub(super) room: Notify,
     /// Rung when the write of a group has ended.
-    landed: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    /// Transactions that are not in a group yet, oldest first.
-    open: Vec<Pending>,
-    /// Upper bound of the ring bytes that `open` will take.
-    open_bytes: u64,
-    /// Behind the last sealed group.
-    head: LogPosition,
-    tail: LogPosition,
-    /// The number given to the last transaction, to the last one in a sealed group, and to the last
-    /// one below the tail.
-    last: Lsn,
-    sealed: Lsn,
-    applied: Lsn,
-    next_group: u64,
-    /// Every group up to this number is durable.
-    acknowledged_group: u64,
-    slot_sequence: u64,
-    /// Where sealed groups behind the tail end, oldest first.
-    boundaries: VecDeque<Boundary>,
-    spare: Vec<Buffer>,
-    /// Groups whose write is on its way.
-    flying: usize,
-    /// Groups that have a place and are not known to be durable, oldest first: the first one failed, or
-    /// writes were stopped. At most as many as fly at once. Written again by [`Journal::rewrite`].
-    kept: VecDeque<Sealed>,
-    stats: JournalStats,
-}
-
-#[derive(Debug)]
-struct Pending {
-    lsn: Lsn,
-    payload: Vec<u8>,
-}
-
-/// The end of a sealed group: a place where the tail can stand.
-#[derive(Debug, Clone, Copy)]
-struct Boundary {
-    end: LogPosition,
-    next_group: u64,
-    last: Lsn,
-}
-
-/// What the journal did since open.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct JournalStats {
-    /// Transactions appended.
-    pub transactions: u64,
-    /// Groups written.
-    pub groups: u64,
-    /// Bytes of groups.
-    pub bytes: u64,
-    /// Moves of the tail.
-    pub tail_moves: u64,
-}
-
-/// A group on its way.
-#[derive(Debug)]
-struct Sealed {
-    start: LogPosition,
-    group: u64,
-    last: Lsn,
-    buffer: Buffer,
-    bytes: usize,
-}
-
-/// Ring bytes that a payload takes at most: alone in its group.
-fn footprint(payload: usize) -> u64 {
-    (GROUP_HEADER as u64 + payload as u64).div_ceil(BLOCK) * BLOCK
+    pub(super) landed: Notify,
 }
 
 /// The order of a group buffer: as large as a group can be, but all buffers together take no more
@@ -154,27 +83,6 @@ fn group_order(ring: &Ring, memory: &Memory) -> u8 {
     let wanted = (ring.group_bytes_max() / BLOCK).next_power_of_two().ilog2().min(8);
     let share = memory.capacity_blocks() / 8 / (JOURNAL_GROUPS_IN_FLIGHT + 1);
     wanted.min(share.ilog2()) as u8
-}
-
-/// Moves the oldest pending payloads into `group`, as many as fit; where they end, and the last one's
-/// number.
-fn gather(state: &mut State, group: &mut [u8]) -> (usize, Lsn) {
-    let mut end = GROUP_HEADER;
-    let mut taken = 0;
-    for pending in &state.open {
-        let next = end + pending.payload.len();
-        if next > group.len() {
-            break;
-        }
-        group[end..next].copy_from_slice(&pending.payload);
-        end = next;
-        taken += 1;
-    }
-    assert!(taken > 0, "a payload larger than a group was let in");
-    let last = state.open[taken - 1].lsn;
-    let released: u64 = state.open.drain(..taken).map(|p| footprint(p.payload.len())).sum();
-    state.open_bytes -= released;
-    (end, last)
 }
 
 impl Journal {
@@ -235,6 +143,7 @@ impl Journal {
             boundaries: VecDeque::new(),
             spare,
             flying: 0,
+            early: BTreeMap::new(),
             kept: VecDeque::new(),
             stats: JournalStats::default(),
         };
@@ -276,12 +185,18 @@ impl Journal {
             let why = format!("a transaction of {payload} bytes; the journal takes {most}");
             return Err(Error::new(ErrorKind::TooLarge, why));
         }
+        if self.has_room(payload) {
+            metrics::histogram!("foliant_log_room_wait_seconds").record(0.0);
+            return self.inner.poison.check();
+        }
+        let since = Instant::now();
         let waiting = async {
             loop {
                 let moved = self.inner.room.notified();
                 tokio::pin!(moved);
                 moved.as_mut().enable();
                 if self.has_room(payload) {
+                    metrics::histogram!("foliant_log_room_wait_seconds").record(since.elapsed());
                     return;
                 }
                 metrics::counter!("foliant_log_room_waits_total").increment(1);
@@ -316,9 +231,13 @@ impl Journal {
         state.last = Lsn(state.last.0 + 1);
         state.stats.transactions += 1;
         let lsn = state.last;
-        state.open.push(Pending { lsn, payload });
+        state.open.push(Pending { lsn, payload, since: Instant::now() });
+        // With as many on their way as may be, the loop seals the next one when the first of them lands.
+        let waits = state.flying < JOURNAL_GROUPS_IN_FLIGHT;
         drop(state);
-        self.inner.work.notify_one();
+        if waits {
+            self.inner.work.notify_one();
+        }
         lsn
     }
 
@@ -446,104 +365,5 @@ impl Journal {
             self.inner.durable.advance(sealed.last);
             count += 1;
         }
-    }
-
-    /// The writing loop; returns when `stop` is cancelled and everything appended is written. While writes
-    /// are stopped it waits.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut flights = FuturesOrdered::new();
-        loop {
-            while flights.len() < JOURNAL_GROUPS_IN_FLIGHT
-                && let Some(sealed) = self.seal()
-            {
-                flights.push_back(self.write(sealed));
-            }
-            if flights.is_empty() && stop.is_cancelled() {
-                return;
-            }
-            if flights.is_empty() && self.inner.poison.get().is_some() {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    () = self.inner.poison.cleared() => continue,
-                }
-            }
-            tokio::select! {
-                biased;
-                Some((sealed, outcome)) = flights.next() => self.written(sealed, outcome),
-                () = self.inner.work.notified() => {}
-                () = stop.cancelled(), if flights.is_empty() => {}
-            }
-        }
-    }
-
-    /// Gives the oldest pending transactions a place, as many as one group takes.
-    fn seal(&self) -> Option<Sealed> {
-        let mut state = self.inner.state.lock();
-        if state.open.is_empty() || self.inner.poison.get().is_some() {
-            return None;
-        }
-        let mut buffer = state.spare.pop()?;
-        let room = (self.inner.ring.group_bytes_max() as usize).min(buffer.len());
-        let bytes = buffer.get_mut().expect("a spare buffer has one owner");
-        let (end, last) = gather(&mut state, &mut bytes[..room]);
-        let whole = (end as u64).div_ceil(BLOCK) * BLOCK;
-        bytes[end..whole as usize].fill(0);
-        let start = self.inner.ring.place(state.head, whole);
-        let header = GroupHeader {
-            epoch: self.inner.epoch,
-            sequence: state.next_group,
-            lsn: start,
-            payload: (end - GROUP_HEADER) as u32,
-            acknowledged: state.acknowledged_group,
-        };
-        header.encode(self.inner.volume, bytes);
-        state.head = LogPosition(start.0 + whole);
-        state.next_group += 1;
-        state.sealed = last;
-        let boundary = Boundary { end: state.head, next_group: state.next_group, last };
-        state.boundaries.push_back(boundary);
-        state.stats.groups += 1;
-        state.stats.bytes += whole;
-        state.flying += 1;
-        let group = header.sequence;
-        Some(Sealed { start, group, last, buffer, bytes: whole as usize })
-    }
-
-    fn write(&self, sealed: Sealed) -> impl Future<Output = (Sealed, Result<()>)> + Send + use<> {
-        let segment: Segment = sealed.buffer.segment(0..sealed.bytes);
-        let at = self.inner.ring.block(sealed.start);
-        let request = self.inner.device.write(at.0, vec![segment], Persist::Durable);
-        async move {
-            let outcome = request.await;
-            (sealed, outcome.map_err(Error::from))
-        }
-    }
-
-    fn written(&self, sealed: Sealed, outcome: Result<()>) {
-        if let Err(cause) = &outcome {
-            self.inner.poison.set(cause.clone());
-        }
-        let mut state = self.inner.state.lock();
-        state.flying -= 1;
-        // A group behind a failed one is on the device, but replay will not reach it.
-        let durable = outcome.is_ok() && state.kept.is_empty() && self.inner.poison.get().is_none();
-        let reached = match durable {
-            true => {
-                state.acknowledged_group = sealed.group;
-                state.spare.push(sealed.buffer);
-                Some(sealed.last)
-            }
-            false => {
-                state.kept.push_back(sealed);
-                None
-            }
-        };
-        drop(state);
-        if let Some(last) = reached {
-            self.inner.durable.advance(last);
-        }
-        self.inner.work.notify_one();
-        self.inner.landed.notify_waiters();
     }
 }

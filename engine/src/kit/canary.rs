@@ -10,6 +10,10 @@
 pub enum Canary {
     /// A commit is acknowledged before its group is durable.
     AcknowledgeAtOnce,
+    /// A group of the log is acknowledged although the write of an earlier one has not ended.
+    AcknowledgeOutOfOrder,
+    /// Who waits for room in the log lets others pass.
+    WaitOutOfTurn,
     /// The mapping is committed without a flush of the data that it names.
     MapBeforeData,
     /// The log's tail moves before the blocks behind it are home and flushed.

@@ -13,6 +13,7 @@ use foliant_device::Persist;
 use foliant_device::Segment;
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
@@ -54,6 +55,7 @@ impl Meta {
         if sealed <= inner.journal.applied() {
             return Ok(());
         }
+        let since = Instant::now();
         let newest = going.iter().map(|g| g.lsn).max().unwrap_or(sealed);
         inner.journal.durable(newest.max(sealed)).await?;
         // An image whose record lies behind the tail of this round is home, too, but stays noted: who
@@ -80,6 +82,7 @@ impl Meta {
             mark.tell();
         }
         metrics::counter!("foliant_checkpoints_total").increment(1);
+        metrics::histogram!("foliant_checkpoint_seconds").record(since.elapsed());
         moved
     }
 

@@ -28,4 +28,5 @@ pub use cache::Evicted;
 pub use store::Meta;
 pub use store::MetaOptions;
 pub use table::HomeMark;
+pub use txn::DataImage;
 pub use txn::MetaTxn;

@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foliant_device::Buffer;
 use tokio::sync::OwnedRwLockReadGuard;
 use tokio::sync::OwnedRwLockWriteGuard;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::error::ErrorKind;
@@ -21,8 +23,10 @@ use crate::format::block;
 use crate::format::block::BODY;
 use crate::format::block::BlockKind;
 use crate::format::log_record;
+use crate::format::log_record::Delta;
 use crate::format::root::Root;
-use crate::kit::checksum;
+use crate::kit::canary::Canary;
+use crate::kit::canary::is_broken;
 use crate::kit::lock_order;
 use crate::kit::lock_order::Held;
 use crate::kit::lock_order::Rank;
@@ -51,17 +55,41 @@ impl Meta {
         self.inner.poison.check()?;
         lock_order::wait(Rank::Metadata);
         let guard = match self.inner.lock.clone().try_write_owned() {
-            Ok(guard) => guard,
-            Err(_) => {
-                let waiting = self.inner.lock.clone().write_owned();
-                let waited = tokio::time::timeout(METADATA_WAIT, waiting).await;
-                let why = "waited too long for the metadata lock";
-                waited.map_err(|_| Error::new(ErrorKind::TimedOut, why))?
+            Ok(guard) => {
+                metrics::histogram!("foliant_metadata_wait_seconds").record(0.0);
+                guard
             }
+            Err(_) => self.in_turn().await?,
         };
         self.inner.poison.check()?;
         let root = self.inner.blocks.lock().root.clone();
         Ok(MetaTxn::new(self.clone(), guard, root))
+    }
+
+    /// Lets others commit as long as there is no room for these bytes. What the transaction is made of may be
+    /// old then: only to show that the order of commits is looked at.
+    async fn pass_until_room(
+        &self,
+        mut guard: OwnedRwLockWriteGuard<()>,
+        payload: usize,
+    ) -> OwnedRwLockWriteGuard<()> {
+        while !self.inner.journal.has_room(payload) {
+            drop(guard);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            guard = self.inner.lock.clone().write_owned().await;
+        }
+        guard
+    }
+
+    /// The lock behind all who wait for it, shared or alone. Errors: `TimedOut`.
+    async fn in_turn(&self) -> Result<OwnedRwLockWriteGuard<()>> {
+        let since = Instant::now();
+        let waiting = self.inner.lock.clone().write_owned();
+        let waited = tokio::time::timeout(METADATA_WAIT, waiting).await;
+        let why = "waited too long for the metadata lock";
+        let guard = waited.map_err(|_| Error::new(ErrorKind::TimedOut, why))?;
+        metrics::histogram!("foliant_metadata_wait_seconds").record(since.elapsed());
+        Ok(guard)
     }
 }
 
@@ -99,11 +127,20 @@ struct Change {
     kind: BlockKind,
 }
 
+/// The new image of a data block, with what a record needs that can be known before the transaction begins.
+pub struct DataImage {
+    /// One block.
+    pub after: Buffer,
+    /// Its checksum.
+    pub sum: u32,
+    /// Its difference to what is committed, or to zeroes.
+    pub delta: Delta,
+}
+
 /// A data block whose new image is logged.
 struct DataChange {
     at: BlockNo,
-    record: Vec<u8>,
-    after: Buffer,
+    image: DataImage,
     mark: Option<Arc<dyn HomeMark>>,
 }
 
@@ -142,25 +179,16 @@ impl MetaTxn {
         }
     }
 
-    /// Logs the new image of the data block `at`: as the difference to `before`, which must be what
-    /// is committed there, or whole when there is none. `mark` is told when it is home.
+    /// Logs the new image of the data block `at`, as its difference to what must be committed there, or to
+    /// zeroes. `mark` is told when it is home.
     ///
     /// # Panics
-    /// If `after` is not one block.
-    pub fn log_data(
-        &mut self,
-        at: BlockNo,
-        before: Option<&[u8]>,
-        after: Buffer,
-        mark: Option<Arc<dyn HomeMark>>,
-    ) {
-        assert_eq!(after.order(), 0, "a logged image is one block");
+    /// If the image is not one block.
+    pub fn log_data(&mut self, at: BlockNo, image: DataImage, mark: Option<Arc<dyn HomeMark>>) {
+        assert_eq!(image.after.order(), 0, "a logged image is one block");
         assert!(!self.changes.contains_key(&at), "block {at} is metadata in this transaction");
-        let mut record = Vec::new();
-        let crc = checksum::of(&after);
-        log_record::encode(&mut record, at, true, before, &after, crc);
-        self.data_bytes += record.len() as u64;
-        self.data.push(DataChange { at, record, after, mark });
+        self.data_bytes += image.delta.record_bytes() as u64;
+        self.data.push(DataChange { at, image, mark });
     }
 
     /// Errors: `TooLarge` when the logged data alone is too much, so that nobody goes on in vain.
@@ -215,6 +243,9 @@ impl MetaTxn {
                 self.meta.inner.bell.notify_one();
             }
             lock_order::wait(Rank::LogRoom);
+            if is_broken(Canary::WaitOutOfTurn) {
+                self.guard = self.meta.pass_until_room(self.guard, payload.len()).await;
+            }
             journal.wait_for_room(payload.len()).await?;
         }
         self.meta.inner.poison.check()?;
@@ -227,27 +258,30 @@ impl MetaTxn {
         for at in &self.forgotten {
             self.changes.remove(at);
         }
-        let mut records = Vec::new();
+        let mut deltas = Vec::with_capacity(self.changes.len());
+        let mut bytes = self.data_bytes as usize;
         self.changes.retain(|&at, change| {
-            let bytes = change.after.get_mut().expect("a private image has one owner");
-            let crc = block::seal(bytes, at, volume);
-            let (before, start) = (change.before.as_deref(), records.len());
-            let ranges = log_record::encode(&mut records, at, false, before, bytes, crc);
-            let changed = ranges > 0 || before.is_none();
-            if !changed {
-                records.truncate(start);
+            let image = change.after.get_mut().expect("a private image has one owner");
+            let delta = Delta::between(change.before.as_deref(), image, false);
+            let changed = !delta.is_nothing();
+            if changed {
+                bytes += delta.record_bytes();
+                deltas.push((delta, block::seal(image, at, volume)));
             }
             changed
         });
-        for data in &self.data {
-            records.extend_from_slice(&data.record);
-        }
         let count = self.changes.len() + self.data.len();
         if count == 0 {
             return None;
         }
-        let mut payload = log_record::transaction(&records, count as u32).to_vec();
-        payload.extend(records);
+        let mut payload = log_record::begin_transaction(bytes);
+        for ((&at, change), (delta, crc)) in self.changes.iter().zip(deltas) {
+            delta.encode(&mut payload, at, &change.after, crc);
+        }
+        for DataChange { at, image, .. } in &self.data {
+            image.delta.encode(&mut payload, *at, &image.after, image.sum);
+        }
+        log_record::end_transaction(&mut payload, count as u32);
         Some(payload)
     }
 }
@@ -325,7 +359,7 @@ impl Prepared {
         for data in txn.data {
             // The block may have held metadata in an earlier life.
             blocks.cache.remove(data.at);
-            blocks.table.put(data.at, lsn, data.after, Logged::Data, data.mark);
+            blocks.table.put(data.at, lsn, data.image.after, Logged::Data, data.mark);
         }
         if txn.root != *txn.committed_root {
             blocks.root = Arc::new(txn.root);

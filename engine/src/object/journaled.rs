@@ -28,7 +28,9 @@ use crate::extent;
 use crate::extent::Extent;
 use crate::extent::Lookup;
 use crate::folio::Folio;
+use crate::format::log_record::Delta;
 use crate::iomap::grip::Grip;
+use crate::iomap::hold::Wanted;
 use crate::iomap::publish::MayPublish;
 use crate::iomap::writeback::StillWriteback;
 use crate::kit::canary::Canary;
@@ -39,6 +41,7 @@ use crate::kit::memory::Purpose;
 use crate::kit::range_lock::RangeGuard;
 use crate::kit::stop;
 use crate::kit::stop::Stop;
+use crate::meta::DataImage;
 use crate::meta::HomeMark;
 use crate::meta::MetaTxn;
 use crate::object::ground::Ground;
@@ -65,6 +68,10 @@ struct Change {
     /// Which of the locked folios holds it.
     folio: usize,
     after: Buffer,
+    /// The checksum of `after`.
+    sum: u32,
+    /// What changes of what the folio holds; taken by the record.
+    delta: Option<Delta>,
     /// A fresh block, or the record, takes the content; otherwise it goes home in place.
     moved: bool,
     /// The size that the object has afterwards.
@@ -233,7 +240,10 @@ async fn commit_locked<B: Beside>(
     reserved.settle();
     publish(ground, parts, staged, lsn);
     drop(publishing);
-    finish_cuts(parts, ranges).await;
+    if parts.iter().any(LoggedPart::cuts) {
+        // Boxed, as other ways that few commits take: the future of each commit is moved with room for all.
+        Box::pin(finish_cuts(parts, ranges)).await;
+    }
     Ok(lsn)
 }
 
@@ -271,9 +281,8 @@ async fn stage<'a>(memory: &Memory, parts: &'a [LoggedPart], blocks: usize) -> R
         if part.cuts() && !is_broken(Canary::CutBesideWriteback) {
             staged.still.push(core.hold_writeback().await);
         }
-        let touched: Vec<u64> = part.touched().map(|(block, _)| block).collect();
         let first = staged.folios.len();
-        for grip in core.lock_uptodate(&touched).await? {
+        for grip in core.lock_wanted(&wanted(part)).await? {
             staged.folios.push(Locked { grip, spare: None });
         }
         let mut folio = first;
@@ -284,10 +293,14 @@ async fn stage<'a>(memory: &Memory, parts: &'a [LoggedPart], blocks: usize) -> R
             let mut after = images.pop().expect("one image per patched block");
             // Nobody else can change a size within block 0 while its range is locked.
             let end = part.after();
-            fill_image(&staged.folios[folio].grip, block, patches, end, &mut after);
+            let grip = &staged.folios[folio].grip;
+            fill_image(grip, block, patches, end, &mut after);
+            // Here and not in the transaction, which is one at a time.
+            let (sum, delta) = (checksum::of(&after), Some(delta_of(grip, block, &after)));
             let object = part.object.clone();
             let (moved, inline) = (false, false);
-            staged.changes.push(Change { object, block, folio, after, moved, end, inline });
+            let change = Change { object, block, folio, after, sum, delta, moved, end, inline };
+            staged.changes.push(change);
         }
     }
     for held in &mut staged.folios {
@@ -300,6 +313,13 @@ async fn stage<'a>(memory: &Memory, parts: &'a [LoggedPart], blocks: usize) -> R
     Ok(staged)
 }
 
+/// The blocks of a part. One that is replaced from end to end need not be read: it is logged whole, and
+/// replay asks nothing of what it holds.
+fn wanted(part: &LoggedPart) -> Vec<Wanted> {
+    let whole = |patches: &[Patch]| patches.iter().any(Patch::is_whole);
+    part.touched().map(|(block, patches)| Wanted { block, whole: whole(patches) }).collect()
+}
+
 /// The bytes of `block` in the folio's memory.
 fn within(grip: &Grip, block: u64) -> Range<usize> {
     let at = (block - grip.span().start) as usize * BLOCK_BYTES;
@@ -308,14 +328,26 @@ fn within(grip: &Grip, block: u64) -> Range<usize> {
 
 fn fill_image(grip: &Grip, block: u64, patches: &[Patch], end: u64, after: &mut Buffer) {
     let bytes = after.get_mut().expect("a fresh image has one owner");
-    let hit = grip.read_at(within(grip, block).start, bytes);
-    assert!(hit, "block {block} was just made up to date");
-    for patch in patches {
+    // What stands in front of the last whole patch is not seen.
+    let first = patches.iter().rposition(Patch::is_whole);
+    if first.is_none() {
+        let hit = grip.read_at(within(grip, block).start, bytes);
+        assert!(hit, "block {block} was just made up to date");
+    }
+    for patch in &patches[first.unwrap_or(0)..] {
         bytes[patch.at..patch.at + patch.bytes.len()].copy_from_slice(&patch.bytes);
     }
     // Behind the end all is zero, also where it was not behind the end before.
     let keep = end.saturating_sub(block * BLOCK).min(BLOCK) as usize;
     bytes[keep..].fill(0);
+}
+
+/// What turns the bytes of `block` that the folio holds into `after`; from zeroes on if it holds none, because
+/// all of them are replaced.
+fn delta_of(grip: &Grip, block: u64, after: &Buffer) -> Delta {
+    let memory = grip.memory().filter(|_| grip.is_uptodate(block));
+    let before = memory.as_ref().map(|memory| &memory[within(grip, block)]);
+    Delta::between(before, after, true)
 }
 
 /// Logs one block: as a delta where it lies, whole in a fresh place, or in the object's record.
@@ -332,7 +364,7 @@ async fn place(
     if as_found && change.block == 0 && inline::belongs(ground, txn, state.id(), change.end).await?
     {
         (change.moved, change.inline) = (true, true);
-        return inline::store(txn, ticket, state.id(), change.end, &change.after).await;
+        return Box::pin(inline::store(txn, ticket, state.id(), change.end, &change.after)).await;
     }
     let home = match extent::lookup(txn, state.id(), change.block).await? {
         Lookup::Extent(e) if !e.unwritten => Some(e.start),
@@ -346,22 +378,16 @@ async fn place(
     let block = (change.block - grip.span().start) as usize;
     let mark = FolioMark { folio: Arc::downgrade(grip.folio()), block };
     let mark: Option<Arc<dyn HomeMark>> = Some(Arc::new(mark));
-    let at = match stored {
-        Some(home) => {
-            let memory = grip.memory().expect("an up to date folio has memory");
-            let before = &memory[within(grip, change.block)];
-            txn.log_data(home, Some(before), change.after.clone(), mark);
-            home
-        }
-        None => {
-            let at = ticket.claim(txn, 1).await?[0].start;
-            txn.log_data(at, None, change.after.clone(), mark);
-            remap(txn, ticket, change, at).await?;
-            at
-        }
+    let (at, delta) = match (stored, change.delta.take()) {
+        (Some(home), Some(delta)) => (home, delta),
+        _ => (ticket.claim(txn, 1).await?[0].start, Delta::between(None, &change.after, true)),
     };
+    let (after, sum) = (change.after.clone(), change.sum);
+    txn.log_data(at, DataImage { after, sum, delta }, mark);
     change.moved = stored.is_none();
-    let sum = checksum::of(&change.after);
+    if change.moved {
+        Box::pin(remap(txn, ticket, change, at)).await?;
+    }
     ground.space.store_checksums(txn, at, &[sum]).await
 }
 

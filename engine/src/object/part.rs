@@ -25,6 +25,7 @@ use crate::object::open::OpenObject;
 use crate::object::open::Wing;
 use crate::object::resize::BLOCKS_END;
 use crate::units::BLOCK;
+use crate::units::BLOCK_BYTES;
 use crate::units::FileBlocks;
 
 /// New bytes inside one block.
@@ -34,6 +35,13 @@ pub struct Patch {
     pub at: usize,
     /// What stands there afterwards.
     pub bytes: Bytes,
+}
+
+impl Patch {
+    /// Whether it replaces the whole block.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.len() == BLOCK_BYTES
+    }
 }
 
 /// All that a transaction changes in one object.
