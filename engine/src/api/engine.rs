@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// The volume, while it is open. Errors: `Closed`.
-    fn volume(&self) -> Result<&Arc<Volume>> {
+    pub(super) fn volume(&self) -> Result<&Arc<Volume>> {
         self.inner.volume.check_open()?;
         Ok(&self.inner.volume)
     }

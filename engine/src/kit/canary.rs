@@ -56,6 +56,10 @@ pub enum Canary {
     IgnoreEpoch,
     /// Groups of the log that failed are taken for durable by `recover` without being written again.
     ForgetKeptGroups,
+    /// Blocks that were copied elsewhere are mapped there without a look whether they changed meanwhile.
+    MapMovedUnseen,
+    /// Blocks whose newest bytes are in the log and not home are copied from home all the same.
+    MoveLogged,
     /// A promise of room is not given back when its verb fails or its future is dropped.
     ForgetPromises,
 }
