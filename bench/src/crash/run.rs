@@ -98,7 +98,7 @@ impl Plan {
 #[derive(Clone)]
 pub(super) struct Run {
     /// As in the plan.
-    seed: u64,
+    pub(super) seed: u64,
     pub(super) rng: Rng,
     pub(super) disk: SimDisk,
     pub(super) commits: Commits,

@@ -82,8 +82,7 @@ mod tests {
         // The tail never counts for more than what is durable.
         holds.push(Lsn(30), span(20), true);
         assert_eq!(holds.pop(Lsn(29), Lsn(30)), [span(9)]);
-        assert_eq!(holds.pop(Lsn(30), Lsn(30), 0), []);
-        assert_eq!(holds.pop(Lsn(30), Lsn(30), 1), [span(20)]);
+        assert_eq!(holds.pop(Lsn(30), Lsn(30)), [span(20)]);
         assert_eq!(holds.blocks(), 0);
     }
 

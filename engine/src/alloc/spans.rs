@@ -127,7 +127,7 @@ mod tests {
             let blocks: Vec<u64> = (start..start + len).collect();
             let (done, possible) = match random.below(3) {
                 1 => {
-                    let there = blocks.iter().filter(|block| model.remove(block)).count();
+                    let there = blocks.iter().filter(|&block| model.remove(block)).count();
                     assert_eq!(set.cut(span), there as u64);
                     continue;
                 }

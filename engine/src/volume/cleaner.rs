@@ -60,6 +60,8 @@ pub struct Cleaner {
     discards: Option<Device>,
     /// One pass at a time.
     turn: Arc<Mutex<()>>,
+    /// Held while the background is at work.
+    working: Arc<Mutex<()>>,
 }
 
 /// What one pass did.
@@ -95,7 +97,13 @@ impl Cleaner {
         if discards.is_some() {
             table.ground().space.remember_stale();
         }
-        Arc::new(Self { table, in_background, discards, turn: Arc::default() })
+        let (turn, working) = (Arc::default(), Arc::default());
+        Arc::new(Self { table, in_background, discards, turn, working })
+    }
+
+    /// Waits until the background has ended what it is at: for closing, which has stopped it.
+    pub async fn ended(&self) {
+        drop(self.working.lock().await);
     }
 
     /// The right to make passes. Errors: `TimedOut` when somebody has it for too long.
@@ -148,7 +156,8 @@ impl Cleaner {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut memory = Memory { restore_from: (ObjectId(0), 0), ..Memory::default() };
         while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
-            if self.table.ground().poison.check().is_err() {
+            let _working = self.working.lock().await;
+            if self.table.ground().poison.check().is_err() || stop.is_cancelled() {
                 continue;
             }
             if let Some(device) = &self.discards {
@@ -158,6 +167,9 @@ impl Cleaner {
                 && let Err(cause) = self.look_around(&mut memory, &stop).await
             {
                 tracing::warn!(%cause, "moving blocks in the background failed");
+                // Not again before something has changed.
+                let now = Some(memory.foreground);
+                (memory.settled_at, memory.restored_at) = (now, now);
             }
         }
     }

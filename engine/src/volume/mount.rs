@@ -333,12 +333,15 @@ impl Volume {
         let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
         let (ground, reclaiming) = (self.table.ground().clone(), self.reclaiming.clone());
         let (device, patience) = (self.device.clone(), self.patience.clone());
+        let cleaner = self.cleaner.clone();
         Ok(async move {
             // What was entered is finished first, with everything running that it may wait for.
             verbs.close();
             let entered =
                 patience.wait("waiting for verbs that are on their way", verbs.wait()).await;
             tasks.stop.cancel();
+            // What it moves comes before the last checkpoint.
+            let moved = patience.wait("moving blocks", cleaner.ended()).await;
             let synced = patience.wait("writing back", flusher.sync_all()).await.flatten();
             let home = match ground.poison.check() {
                 // A task of its own: one that is given up goes on, and must not be dropped.
@@ -360,7 +363,7 @@ impl Volume {
             drop(reclaiming);
             let closed = patience.wait("closing the device", device.close()).await;
             let closed = closed.and_then(|closed| closed.map_err(Error::from));
-            entered.and(synced).and(home).and(log).and(stopped).and(closed)
+            entered.and(moved).and(synced).and(home).and(log).and(stopped).and(closed)
         })
     }
 }
