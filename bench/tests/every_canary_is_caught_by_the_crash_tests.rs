@@ -82,6 +82,11 @@ fn cuts_in_transactions() {
 }
 
 #[test]
+fn blocks_that_move_without_a_look() {
+    is_caught(&[Canary::MapMovedUnseen, Canary::MoveLogged]);
+}
+
+#[test]
 fn space_that_is_reused_too_early() {
     is_caught(&[Canary::ReuseBeforeApplied]);
 }

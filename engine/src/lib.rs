@@ -46,8 +46,10 @@ pub mod testing;
 pub mod units;
 mod volume;
 
+pub use api::CleanReport;
 pub use api::Commit;
 pub use api::Damage;
+pub use api::DefragmentReport;
 pub use api::DirectBuffer;
 pub use api::Durability;
 pub use api::Engine;
@@ -55,6 +57,7 @@ pub use api::ExtentInfo;
 pub use api::ExtentState;
 pub use api::FailedObject;
 pub use api::FormatOptions;
+pub use api::FreeSpace;
 pub use api::Health;
 pub use api::Object;
 pub use api::OpenOptions;

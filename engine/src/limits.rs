@@ -55,6 +55,10 @@ pub const WRITEBACK_BATCHES: usize = 4;
 pub const WRITEBACK_RUN_BLOCKS: u64 = 64;
 /// Device writes of one batch in flight at once.
 pub const WRITEBACK_WRITES_IN_FLIGHT: usize = 16;
+/// Blocks that are moved to another place at once (4 MiB): read, written, flushed and mapped together.
+pub const MOVE_BLOCKS_MAX: u64 = 1024;
+/// The part of the memory that blocks on their way to another place may have.
+pub const MOVE_MEMORY_SHARE: u64 = 32;
 /// Largest read that hands out shared memory: the largest piece of memory there is.
 pub const SHARED_READ_BYTES_MAX: u64 = 512 * BLOCK;
 /// Largest read-ahead window in blocks (2 MiB: one folio of the largest order).
@@ -92,6 +96,8 @@ pub const DEVICE_STALL_MAX: Duration = Duration::from_secs(180);
 /// How long a change waits for the metadata. Others hold it while they read nodes, and while one waits for room in
 /// the log.
 pub const METADATA_WAIT: Duration = Duration::from_secs(180);
+/// How long who wants to move blocks waits for who is at it.
+pub const CLEANER_WAIT: Duration = Duration::from_secs(60);
 /// How long a commit waits for room in the log.
 pub const LOG_ROOM_WAIT: Duration = Duration::from_secs(60);
 

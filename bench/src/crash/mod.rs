@@ -18,6 +18,7 @@ mod commit;
 pub mod ground;
 pub mod lying;
 mod model;
+mod moves;
 mod outcomes;
 #[cfg(feature = "testing")]
 pub mod points;

@@ -17,6 +17,8 @@
 //! no space at times; an operation that is refused must leave what a read then shows. At times memory is
 //! so short that reclaim takes all it may (`squeeze`), and several tasks work on one object (`squall`).
 //!
+//! In a third of the runs blocks are moved all the time, by `clean` and `defragment`.
+//!
 //! Between cuts the disk fails at times, once or for ever, with an error or by being slow; recovery is
 //! cut up to three times. One seed replays one run. Called by tests and by `soak`.
 
@@ -45,6 +47,7 @@ use super::ground::open;
 use super::ground::simulate;
 use super::model::Commits;
 use super::model::Loose;
+use super::moves::Mover;
 use super::tally::Tally;
 
 pub(super) const LOGGED: usize = 3;
@@ -94,6 +97,8 @@ impl Plan {
 
 #[derive(Clone)]
 pub(super) struct Run {
+    /// As in the plan.
+    pub(super) seed: u64,
     pub(super) rng: Rng,
     pub(super) disk: SimDisk,
     pub(super) commits: Commits,
@@ -168,6 +173,7 @@ impl Run {
         slow_part(seed, &disk);
         let names = (0..LOGGED).map(|i| (logged_name(i), Vec::new())).collect();
         Self {
+            seed,
             rng: Rng::new(seed ^ 0x5EED),
             disk,
             commits: Commits { states: vec![names] },
@@ -193,15 +199,23 @@ impl Run {
     /// Runs operations until the disk is gone or enough were done.
     pub(super) async fn work(&mut self, engine: &Engine) -> Result<()> {
         let handles = self.handles(engine).await?;
+        let mover = Mover::start(self.seed, engine, &handles.loose);
+        let done = self.steps(engine, &handles).await;
+        self.tally.add("moved blocks", engine.stats().moved_bytes / BLOCK as u64);
+        mover.stop().await;
+        done
+    }
+
+    async fn steps(&mut self, engine: &Engine, handles: &Handles) -> Result<()> {
         // Squalls and squeezes take time in which the log is worked off: some rounds are without them, so
         // that it is full when the power goes.
         let kinds = if self.rng.below(2) == 0 { KINDS_CALM } else { KINDS_ALL };
         for _ in 0..self.rng.below(80) + 5 {
             match self.rng.below(kinds) {
-                0..=2 => self.commit(engine, &handles, false).await?,
+                0..=2 => self.commit(engine, handles, false).await?,
                 3 => {
                     for _ in 0..self.rng.below(4) + 2 {
-                        self.commit(engine, &handles, true).await?;
+                        self.commit(engine, handles, true).await?;
                     }
                 }
                 4 => self.sync(&handles.loose).await?,
@@ -211,7 +225,7 @@ impl Run {
                     self.tally.add("squeezes", 1);
                 }
                 13 | 14 => self.look(engine).await?,
-                _ => self.squall(engine, &handles).await?,
+                _ => self.squall(engine, handles).await?,
             }
         }
         Ok(())

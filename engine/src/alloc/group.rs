@@ -30,6 +30,11 @@ impl Group {
         self.free
     }
 
+    /// All of its blocks, its head included.
+    pub fn len(&self) -> usize {
+        self.busy.len()
+    }
+
     /// Whether its state is only what the disk says.
     pub fn is_on_disk(&self) -> bool {
         self.pins == 0

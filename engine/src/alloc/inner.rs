@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::alloc::group::Group;
+use crate::alloc::moving::Moving;
 use crate::alloc::release::Holds;
+use crate::alloc::spans::SpanSet;
 use crate::error::Error;
 use crate::error::Result;
 use crate::format::layout::GROUP_HEAD_BLOCKS;
@@ -31,6 +33,9 @@ pub struct Hint {
     pub longest: u32,
 }
 
+/// Spans of stale blocks that are remembered: 1 MiB or so on the heap.
+const STALE_SPANS_MAX: usize = 16_384;
+
 const UNKNOWN: Hint = Hint { free: u32::MAX, longest: u32::MAX };
 
 /// A place from which a search goes on: a group and an index in it.
@@ -50,6 +55,8 @@ pub struct Inner {
     pub opened: u64,
     /// Where the next data claim looks first, so that consecutive claims are neighbours.
     pub data_cursor: Cursor,
+    /// The same for blocks that move: they have been still for a while, and stay together.
+    pub cold_cursor: Cursor,
     /// No free block lies before this one in the groups that were looked at for nodes.
     pub node_cursor: Cursor,
     /// Blocks that can be claimed.
@@ -64,6 +71,10 @@ pub struct Inner {
     pub quarantined: u64,
     /// Blocks that are being discarded.
     pub discarding: u64,
+    /// Usable blocks that were in use since they were discarded, if anybody wants to know.
+    pub stale: Option<SpanSet>,
+    /// What moves.
+    pub moving: Moving,
     /// Grows with each group dropped from memory: tells a loader that its image may be old.
     pub drops: u64,
     /// Grows whenever blocks become usable or a group is opened.
@@ -84,6 +95,7 @@ impl Inner {
             holds: Holds::default(),
             opened: 0,
             data_cursor: (0, 0),
+            cold_cursor: (0, 0),
             node_cursor: (0, 0),
             usable: 0,
             promised: 0,
@@ -91,6 +103,8 @@ impl Inner {
             nodes: 0,
             quarantined: 0,
             discarding: 0,
+            stale: None,
+            moving: Moving::default(),
             drops: 0,
             gains: 0,
             clock: 0,
@@ -114,6 +128,7 @@ impl Inner {
         self.usable = root.free_blocks;
         self.opened = root.groups_ready;
         self.data_cursor = (root.groups_ready.saturating_sub(1), 0);
+        self.cold_cursor = (0, 0);
         Ok(())
     }
 
@@ -212,11 +227,27 @@ impl Inner {
         let free = state.free() as u32;
         self.hints[group as usize].free = free;
         self.usable = self.usable.checked_sub(blocks).expect("more was free than counted");
-        DeviceSpan::new(start, blocks)
+        let span = DeviceSpan::new(start, blocks);
+        if let Some(stale) = &mut self.stale {
+            stale.cut(span);
+        }
+        span
     }
 
     /// Makes claimed or held blocks usable.
     pub fn give(&mut self, span: DeviceSpan) {
+        self.give_fresh(span);
+        if let Some(stale) = &mut self.stale {
+            // When there are too many to remember, a hint that is not given harms nobody.
+            if stale.count() < STALE_SPANS_MAX {
+                stale.insert(span);
+            }
+        }
+    }
+
+    /// The same for blocks that hold nothing that a discard would drop.
+    pub fn give_fresh(&mut self, span: DeviceSpan) {
+        self.moving.given(span);
         let (group, range) = self.locate(span);
         let first = (group, range.start);
         let state = self.pinned(group);

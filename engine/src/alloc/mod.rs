@@ -42,14 +42,18 @@
 //! Called by `object` and `volume`; nodes are taken through `meta::view::NodeSupply`.
 
 pub mod checksums;
+pub mod discard;
 pub mod group;
 pub mod inner;
+pub mod moves;
+mod moving;
 mod ready;
 pub mod release;
 mod search;
 pub mod space;
 pub mod spans;
 pub mod ticket;
+pub mod windows;
 
 pub use space::Space;
 pub use ticket::Ticket;

@@ -47,12 +47,12 @@ impl Holds {
         self.blocks += span.blocks;
     }
 
-    /// Takes out what can be used again, at most `spans_max` spans.
-    pub fn pop(&mut self, durable: Lsn, applied: Lsn, spans_max: usize) -> Vec<DeviceSpan> {
+    /// Takes out what can be used again.
+    pub fn pop(&mut self, durable: Lsn, applied: Lsn) -> Vec<DeviceSpan> {
         let mut free = Vec::new();
         let both = durable.min(applied);
         for (queue, reached) in [(&mut self.unlogged, durable), (&mut self.logged, both)] {
-            while free.len() < spans_max && queue.front().is_some_and(|(lsn, _)| *lsn <= reached) {
+            while queue.front().is_some_and(|(lsn, _)| *lsn <= reached) {
                 free.extend(queue.pop_front().map(|(_, span)| span));
             }
         }
@@ -75,15 +75,14 @@ mod tests {
         holds.push(Lsn(10), span(1), false);
         holds.push(Lsn(10), span(5), true);
         holds.push(Lsn(20), span(9), false);
-        assert_eq!(holds.pop(Lsn(9), Lsn(9), 99), []);
-        assert_eq!(holds.pop(Lsn(10), Lsn(9), 99), [span(1)]);
-        assert_eq!(holds.pop(Lsn(10), Lsn(10), 99), [span(5)]);
+        assert_eq!(holds.pop(Lsn(9), Lsn(9)), []);
+        assert_eq!(holds.pop(Lsn(10), Lsn(9)), [span(1)]);
+        assert_eq!(holds.pop(Lsn(10), Lsn(10)), [span(5)]);
         assert_eq!(holds.blocks(), 2);
         // The tail never counts for more than what is durable.
         holds.push(Lsn(30), span(20), true);
-        assert_eq!(holds.pop(Lsn(29), Lsn(30), 99), [span(9)]);
-        assert_eq!(holds.pop(Lsn(30), Lsn(30), 0), []);
-        assert_eq!(holds.pop(Lsn(30), Lsn(30), 1), [span(20)]);
+        assert_eq!(holds.pop(Lsn(29), Lsn(30)), [span(9)]);
+        assert_eq!(holds.pop(Lsn(30), Lsn(30)), [span(20)]);
         assert_eq!(holds.blocks(), 0);
     }
 
@@ -92,7 +91,7 @@ mod tests {
         let mut holds = Holds::default();
         holds.push(Lsn(20), span(1), false);
         holds.push(Lsn(10), span(5), false);
-        assert_eq!(holds.pop(Lsn(19), Lsn(0), 99), []);
-        assert_eq!(holds.pop(Lsn(20), Lsn(0), 99), [span(1), span(5)]);
+        assert_eq!(holds.pop(Lsn(19), Lsn(0)), []);
+        assert_eq!(holds.pop(Lsn(20), Lsn(0)), [span(1), span(5)]);
     }
 }

@@ -12,11 +12,17 @@
 //! and more lets the holes grow until the next round: 5.9 blocks each in place of 3.4 (simulated, half
 //! full).
 //!
+//! Blocks that move have been still for a while: they have a place of their own from which they look on, so that
+//! they lie beside each other and not between blocks that are overwritten soon. They take the first runs of
+//! 256 KiB, then 64 KiB, anywhere; or one run for all of them, or nothing.
+//!
 //! Nodes look for any block from the lowest free one on, so that they fill holes and stay together.
 //!
 //! Guarantees that a search that ends dry has seen every group that could be read. Bounded: each
 //! phase visits each group at most once. Never waits: it asks for groups to be loaded. Called by
 //! `alloc::ticket` through `alloc::space`.
+
+use std::ops::Range;
 
 use crate::alloc::inner::Cursor;
 use crate::alloc::inner::Inner;
@@ -28,12 +34,25 @@ const LONG_BLOCKS: u64 = 1024;
 const RUN_BLOCKS: u64 = 16;
 /// The same for scattered blocks.
 const SCATTERED_RUN_BLOCKS: u64 = 4;
+/// Blocks that move take a run of this length before any shorter one (256 KiB).
+const COLD_RUN_BLOCKS: u64 = 64;
 /// Groups looked at for long runs, before a virgin one is opened.
 const LONG_GROUPS: u32 = 4;
 /// Groups looked at for runs, before single blocks are taken.
 const RUN_GROUPS: u32 = 16;
 /// Blocks left to nodes when they reach the place where data is being put.
 const NODE_ZONE: usize = 64;
+
+/// For whom blocks are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Data,
+    /// Data that moves.
+    Move,
+    /// The same, in one piece or not at all.
+    MoveWhole,
+    Node,
+}
 
 /// A phase that has not begun.
 const UNSET: Cursor = (u64::MAX, 0);
@@ -62,7 +81,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Search {
     wanted: u64,
-    for_node: bool,
+    taker: Taker,
     /// The blocks are for short pieces all over an object.
     scattered: bool,
     phase: Phase,
@@ -81,17 +100,35 @@ impl Search {
     /// A search for `blocks` blocks of data, for parts of an object that are `mean` blocks long.
     pub fn for_data(blocks: u64, mean: u64) -> Self {
         let scattered = mean < SCATTERED_RUN_BLOCKS;
-        Self { scattered, ..Self::new(blocks, false, Phase::Long) }
+        Self { scattered, ..Self::new(blocks, Taker::Data, Phase::Long) }
+    }
+
+    /// A search for `blocks` blocks that move, if need be in one piece or not at all.
+    pub fn for_move(blocks: u64, whole: bool) -> Self {
+        Self::new(blocks, if whole { Taker::MoveWhole } else { Taker::Move }, Phase::Long)
     }
 
     /// A search for the block of a node.
     pub fn for_node() -> Self {
-        Self::new(1, true, Phase::Singles)
+        Self::new(1, Taker::Node, Phase::Singles)
     }
 
-    fn new(wanted: u64, for_node: bool, phase: Phase) -> Self {
+    fn new(wanted: u64, taker: Taker, phase: Phase) -> Self {
         let (start, scattered) = (UNSET, false);
-        Self { wanted, for_node, scattered, phase, start, visited: 0, looked: 0, gains: 0 }
+        Self { wanted, taker, scattered, phase, start, visited: 0, looked: 0, gains: 0 }
+    }
+
+    /// Whether it is for blocks that move: who looks for them gives way to all others.
+    pub fn is_for_move(&self) -> bool {
+        matches!(self.taker, Taker::Move | Taker::MoveWhole)
+    }
+
+    fn cursor<'i>(&self, inner: &'i mut Inner) -> &'i mut Cursor {
+        match self.taker {
+            Taker::Node => &mut inner.node_cursor,
+            Taker::Data => &mut inner.data_cursor,
+            Taker::Move | Taker::MoveWhole => &mut inner.cold_cursor,
+        }
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -103,15 +140,15 @@ impl Search {
 
     /// The counter of claims of this kind.
     pub fn count<'i>(&self, inner: &'i mut Inner) -> &'i mut u64 {
-        match self.for_node {
-            true => &mut inner.nodes,
-            false => &mut inner.claimed,
+        match self.taker {
+            Taker::Node => &mut inner.nodes,
+            _ => &mut inner.claimed,
         }
     }
 
     /// Looks everywhere once more, after something was given back.
     pub fn again(&mut self) {
-        self.enter(Phase::Singles);
+        self.enter(if self.taker == Taker::MoveWhole { Phase::Long } else { Phase::Singles });
     }
 
     /// Claims what can be claimed, into `found`, until something is missing.
@@ -133,33 +170,33 @@ impl Search {
 
     fn open_virgin(&mut self, inner: &mut Inner) {
         inner.gains += u64::from(inner.opened < inner.layout.groups());
-        let next = match (inner.opened < inner.layout.groups(), self.for_node) {
-            (true, for_node) => {
-                let first = (inner.opened, Inner::FIRST);
-                inner.opened += 1;
-                if for_node {
-                    inner.node_cursor = first;
-                    Phase::Singles
-                } else {
-                    inner.data_cursor = first;
-                    Phase::Long
-                }
+        let next = if inner.opened < inner.layout.groups() {
+            *self.cursor(inner) = (inner.opened, Inner::FIRST);
+            inner.opened += 1;
+            if self.taker == Taker::Node { Phase::Singles } else { Phase::Long }
+        } else {
+            match self.taker {
+                Taker::Node | Taker::MoveWhole => Phase::Over,
+                Taker::Data | Taker::Move => Phase::Runs,
             }
-            (false, true) => Phase::Over,
-            (false, false) => Phase::Runs,
         };
         self.enter(next);
     }
 
     /// Least length of a run that this phase takes, how many groups it looks into, and what follows.
     fn terms(&self) -> (u64, u32, Phase) {
-        let after_singles = if self.for_node { Phase::Virgin } else { Phase::Over };
-        match self.phase {
-            Phase::Long => (self.wanted.min(LONG_BLOCKS), LONG_GROUPS, Phase::Virgin),
-            Phase::Runs if self.scattered => {
+        let after_singles = if self.taker == Taker::Node { Phase::Virgin } else { Phase::Over };
+        match (self.phase, self.taker) {
+            (Phase::Long, Taker::MoveWhole) => (self.wanted, u32::MAX, Phase::Virgin),
+            (Phase::Long, Taker::Move) => {
+                (self.wanted.min(COLD_RUN_BLOCKS), u32::MAX, Phase::Virgin)
+            }
+            (Phase::Long, _) => (self.wanted.min(LONG_BLOCKS), LONG_GROUPS, Phase::Virgin),
+            (Phase::Runs, Taker::Move) => (self.wanted.min(RUN_BLOCKS), u32::MAX, Phase::Singles),
+            (Phase::Runs, _) if self.scattered => {
                 (self.wanted.min(SCATTERED_RUN_BLOCKS), u32::MAX, Phase::Singles)
             }
-            Phase::Runs => (self.wanted.min(RUN_BLOCKS), RUN_GROUPS, Phase::Singles),
+            (Phase::Runs, _) => (self.wanted.min(RUN_BLOCKS), RUN_GROUPS, Phase::Singles),
             _ => (1, u32::MAX, after_singles),
         }
     }
@@ -169,7 +206,7 @@ impl Search {
         let opened = inner.opened;
         if self.start == UNSET {
             self.gains = inner.gains;
-            self.start = if self.for_node { inner.node_cursor } else { inner.data_cursor };
+            self.start = *self.cursor(inner);
         }
         // The group where it began is visited twice: from the cursor on, and at last from its start.
         while self.visited <= opened && opened > 0 && self.looked < self.terms().1 {
@@ -177,7 +214,9 @@ impl Search {
             let min = self.terms().0;
             let hint = inner.hints[group as usize];
             let hopeless = hint.free == 0 || u64::from(hint.longest) < min;
-            if !hopeless && !inner.unreadable.contains_key(&group) {
+            // Where the last moved block lies, a rest of any length will do.
+            let goes_on = self.visited == 0 && self.taker == Taker::Move;
+            if (!hopeless || goes_on) && !inner.unreadable.contains_key(&group) {
                 if inner.group(group).is_none() {
                     return Some(group);
                 }
@@ -198,31 +237,67 @@ impl Search {
     fn look_into(&mut self, inner: &mut Inner, group: u64, found: &mut Vec<DeviceSpan>) {
         let whole = self.visited > 0 || self.start.1 <= Inner::FIRST;
         let mut from = if whole { Inner::FIRST } else { self.start.1 };
+        let mut hid = false;
         while self.wanted > 0 {
-            let min = self.terms().0;
+            let min = self.least(inner, (group, from));
             let state = inner.group(group).expect("it was just there");
             let Some(run) = state.find(from, min as usize) else {
-                if whole {
+                if whole && !hid {
                     inner.hints[group as usize].longest = (min - 1) as u32;
                 }
                 return;
+            };
+            let run = match self.outside(inner, group, run, min as usize) {
+                Ok(run) => run,
+                Err(behind) => {
+                    (from, hid) = (behind, true);
+                    continue;
+                }
             };
             let blocks = (run.len() as u64).min(self.wanted);
             let end = run.start + blocks as usize;
             found.push(inner.take(group, run.start..end));
             self.wanted -= blocks;
             from = end;
-            self.advance(inner, (group, run.start), (group, end));
+            self.advance(inner, group, run, end);
         }
     }
 
-    fn advance(&self, inner: &mut Inner, at: Cursor, behind: Cursor) {
-        if !self.for_node {
-            inner.data_cursor = behind;
-            return;
+    /// The least length of a run from `at` on. What is left of the run in which the last moved block lies is good
+    /// whatever its length, or each move would leave a piece.
+    fn least(&self, inner: &mut Inner, at: Cursor) -> u64 {
+        let least = self.terms().0;
+        let goes_on = self.taker == Taker::Move && at == inner.cold_cursor;
+        let next = inner.group(at.0).and_then(|group| group.find(at.1, 1));
+        if goes_on && next.is_some_and(|run| run.start == at.1) { 1 } else { least }
+    }
+
+    /// The part of a free run in front of what is kept for moves, or where to look on behind that.
+    fn outside(
+        &self,
+        inner: &Inner,
+        group: u64,
+        run: Range<usize>,
+        min: usize,
+    ) -> Result<Range<usize>, usize> {
+        let start = inner.layout.group_span(group).start;
+        let span = DeviceSpan::new(start.plus(run.start as u64), run.len() as u64);
+        let Some(hidden) = inner.moving.hidden(span, self.is_for_move()) else { return Ok(run) };
+        let from = hidden.start.0.saturating_sub(start.0) as usize;
+        match from.saturating_sub(run.start) >= min {
+            true => Ok(run.start..from),
+            false => Err((hidden.end().0 - start.0) as usize),
         }
-        inner.node_cursor = behind;
-        if at == inner.data_cursor {
+    }
+
+    /// Of `run`, all in front of `end` was taken.
+    fn advance(&self, inner: &mut Inner, group: u64, run: Range<usize>, end: usize) {
+        *self.cursor(inner) = (group, end);
+        if self.is_for_move() {
+            let behind = inner.layout.group_span(group).start.plus(end as u64);
+            inner.moving.pack_at(DeviceSpan::new(behind, (run.end - end) as u64));
+        }
+        if self.taker == Taker::Node && (group, run.start) == inner.data_cursor {
             // Nodes have reached the frontier of data. Taking turns there would cut data into
             // pieces, so data leaves a zone to them.
             inner.data_cursor.1 += NODE_ZONE;

@@ -4,8 +4,8 @@
 //! transaction commits while it is in use (or it is the running transaction itself, before its
 //! ticket is recorded): else a bitmap could be loaded that is already out of date.
 //!
-//! Does not make the log durable or move its tail: it only asks how far they are. Does not discard:
-//! it hands out what can be. Called by `volume` and `object`.
+//! Does not make the log durable or move its tail: it only asks how far they are. Called by `volume` and
+//! `object`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub struct SpaceStats {
     pub held: u64,
     /// Being discarded.
     pub discarding: u64,
+    /// Promised to movers, who give it back soon.
+    pub lent: u64,
     /// Not used because the device could not write them.
     pub quarantined: u64,
     /// Groups in memory.
@@ -102,7 +104,7 @@ impl Space {
     pub fn reserve(&self, blocks: u64) -> Result<()> {
         let mut inner = self.shared.inner.lock();
         if !inner.can_promise(blocks) {
-            self.release_into(&mut inner, usize::MAX);
+            self.release_into(&mut inner);
         }
         if !inner.can_promise(blocks) {
             return Err(Error::new(
@@ -128,16 +130,7 @@ impl Space {
     ///
     /// To be called when the log became durable or its tail moved; a promise that fails does it too.
     pub fn release(&self) -> u64 {
-        self.release_into(&mut self.shared.inner.lock(), usize::MAX)
-    }
-
-    /// Takes up to `spans_max` spans that could become usable; they do when the answer is dropped,
-    /// so that they can be discarded without racing with their next owner.
-    pub fn release_for_discard(&self, spans_max: usize) -> Discards {
-        let mut inner = self.shared.inner.lock();
-        let spans = self.poppable(&mut inner, spans_max);
-        inner.discarding += spans.iter().map(|span| span.blocks).sum::<u64>();
-        Discards { space: self.clone(), spans }
+        self.release_into(&mut self.shared.inner.lock())
     }
 
     /// The numbers.
@@ -152,6 +145,7 @@ impl Space {
             nodes: inner.nodes,
             held: inner.holds.blocks(),
             discarding: inner.discarding,
+            lent: inner.moving.lent,
             quarantined: inner.quarantined,
             groups_loaded: inner.groups.len(),
             groups_unreadable: inner.unreadable.len(),
@@ -167,15 +161,11 @@ impl Space {
         &*self.shared.log
     }
 
-    fn poppable(&self, inner: &mut Inner, spans_max: usize) -> Vec<DeviceSpan> {
+    fn release_into(&self, inner: &mut Inner) -> u64 {
         // The tail is asked for first: what it has passed is durable by then.
         let applied = self.shared.log.applied();
         let durable = self.shared.log.durable();
-        inner.holds.pop(durable, applied, spans_max)
-    }
-
-    fn release_into(&self, inner: &mut Inner, spans_max: usize) -> u64 {
-        let spans = self.poppable(inner, spans_max);
+        let spans = inner.holds.pop(durable, applied);
         spans.iter().for_each(|&span| inner.give(span));
         inner.trim(None);
         spans.iter().map(|span| span.blocks).sum()
@@ -236,6 +226,8 @@ impl Space {
                 Step::Done => return Ok(all),
                 Step::Load(group) => self.load_or_skip(r, group).await?,
                 Step::Dry if self.release() > 0 => search.again(),
+                // Who moves blocks gives way to all others.
+                Step::Dry if !search.is_for_move() && self.open_up() => search.again(),
                 Step::Dry => {
                     self.give_back(&search, owned, &all);
                     return Err(self.why_dry());
@@ -292,30 +284,5 @@ fn push_joined(all: &mut Vec<DeviceSpan>, span: DeviceSpan) {
 impl fmt::Debug for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.stats())
-    }
-}
-
-/// Spans that nobody uses and nobody can claim; dropping this makes them usable.
-#[derive(Debug)]
-pub struct Discards {
-    space: Space,
-    spans: Vec<DeviceSpan>,
-}
-
-impl Discards {
-    /// The spans.
-    pub fn spans(&self) -> &[DeviceSpan] {
-        &self.spans
-    }
-}
-
-impl Drop for Discards {
-    fn drop(&mut self) {
-        self.space.with(|inner| {
-            for &span in &self.spans {
-                inner.give(span);
-                inner.discarding -= span.blocks;
-            }
-        });
     }
 }

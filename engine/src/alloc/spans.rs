@@ -23,13 +23,17 @@ impl SpanSet {
         self.blocks
     }
 
+    /// Number of spans.
+    pub fn count(&self) -> usize {
+        self.spans.len()
+    }
+
     /// Each span, ascending.
     pub fn iter(&self) -> impl Iterator<Item = DeviceSpan> + '_ {
         let span = |(&start, &blocks): (&u64, &u64)| DeviceSpan::new(BlockNo(start), blocks);
         self.spans.iter().map(span)
     }
 
-    #[cfg(test)]
     /// Whether `block` is in the set.
     pub fn contains(&self, block: BlockNo) -> bool {
         let below = self.spans.range(..=block.0).next_back();
@@ -80,6 +84,24 @@ impl SpanSet {
         true
     }
 
+    /// Takes out what of `span` is in the set; how many blocks that was.
+    pub fn cut(&mut self, span: DeviceSpan) -> u64 {
+        let (start, end) = (span.start.0, span.end().0);
+        let before = self.blocks;
+        while let Some((low, blocks)) = self.overlap(start, end) {
+            let (from, to) = (low.max(start), (low + blocks).min(end));
+            let cut = self.remove(DeviceSpan::new(BlockNo(from), to - from));
+            assert!(cut, "an overlap lies in one span");
+        }
+        before - self.blocks
+    }
+
+    /// A span of the set that holds a block of `start..end`.
+    fn overlap(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let (&low, &blocks) = self.spans.range(..end).next_back()?;
+        (start < end && low + blocks > start).then_some((low, blocks))
+    }
+
     /// Empties the set.
     pub fn take(&mut self) -> Self {
         std::mem::take(self)
@@ -103,7 +125,12 @@ mod tests {
             let (start, len) = (random.below(100), random.below(6));
             let span = DeviceSpan::new(BlockNo(start), len);
             let blocks: Vec<u64> = (start..start + len).collect();
-            let (done, possible) = match random.below(2) {
+            let (done, possible) = match random.below(3) {
+                1 => {
+                    let there = blocks.iter().filter(|&block| model.remove(block)).count();
+                    assert_eq!(set.cut(span), there as u64);
+                    continue;
+                }
                 0 => (set.insert(span), blocks.iter().all(|b| !model.contains(b))),
                 _ => {
                     let possible = blocks.iter().all(|b| model.contains(b));

@@ -289,20 +289,83 @@ fn freed_blocks_are_not_used_again_before_the_log_allows() {
 
 #[test]
 fn spans_to_discard_are_nobodys_until_they_are_let_go() {
-    let mut volume = Volume::new(300);
+    let mut volume = Volume::new(3_000);
+    volume.space.remember_stale();
     let mut ticket = Ticket::new(&volume.space);
-    let spans = volume.claim(&mut ticket, 267).unwrap();
+    let spans = volume.claim(&mut ticket, 600).unwrap();
+    assert_eq!(spans.len(), 1);
     volume.commit(ticket, 1);
+    let free = |volume: &mut Volume, at: u64, blocks: u64, lsn: u64| {
+        let mut ticket = Ticket::new(&volume.space);
+        ticket.free(DeviceSpan::new(spans[0].start.plus(at), blocks));
+        volume.commit(ticket, lsn);
+    };
+    free(&mut volume, 0, 255, 2);
+    free(&mut volume, 300, 15, 3);
+    volume.log.set(3, 3);
+    volume.space.release();
+    assert!(volume.space.take_for_discard().is_none(), "less than a batch, and a short run");
+    free(&mut volume, 400, 200, 4);
+    volume.space.release();
+    assert!(volume.space.take_for_discard().is_none(), "it is not durable that it is free");
+    volume.log.set(4, 4);
+    volume.space.release();
+    let usable = volume.space.stats().usable;
+    let discards = volume.space.take_for_discard().unwrap();
+    assert_eq!(discards.blocks(), 455);
+    assert_eq!(volume.space.stats().usable, usable - 455);
     let mut ticket = Ticket::new(&volume.space);
-    ticket.free(spans[0]);
-    volume.commit(ticket, 2);
-    volume.log.set(2, 2);
-    let discards = volume.space.release_for_discard(10);
-    assert_eq!(discards.spans(), spans);
-    let mut ticket = Ticket::new(&volume.space);
-    assert!(volume.claim(&mut ticket, 1).is_err());
+    let taken = volume.claim(&mut ticket, usable - 455).unwrap();
+    let meets = |a: &DeviceSpan, b: &DeviceSpan| a.start < b.end() && b.start < a.end();
+    let raced = taken.iter().any(|t| discards.spans().iter().any(|d| meets(t, d)));
+    assert!(!raced, "somebody got what is being discarded");
     drop(discards);
-    assert!(volume.claim(&mut ticket, 267).is_ok());
+    let rest = volume.claim(&mut ticket, 455).unwrap();
+    assert_eq!(rest.iter().map(|span| span.blocks).sum::<u64>(), 455);
+    drop(ticket);
+    // Given back without having been used, they are stale again; told once, they are not.
+    let again = volume.space.take_for_discard().unwrap();
+    drop(again);
+    while volume.space.take_for_discard().is_some() {}
+    assert!(volume.space.take_for_discard().is_none());
+}
+
+#[test]
+fn windows_that_are_emptied_are_kept_from_others_as_long_as_there_is_anything_else() {
+    let volume = Volume::new(3_000);
+    let mut ticket = Ticket::new(&volume.space);
+    let all = volume.claim(&mut ticket, 256).unwrap()[0];
+    drop(ticket);
+    let window = DeviceSpan::new(all.start.plus(64), 64);
+    let closed = volume.space.close_windows(vec![window]);
+    let usable = volume.space.stats().usable;
+    let mut ticket = Ticket::new(&volume.space);
+    let meets = |spans: &[DeviceSpan]| {
+        spans.iter().any(|span| span.start < window.end() && window.start < span.end())
+    };
+    let first = volume.claim(&mut ticket, usable - 64).unwrap();
+    assert!(!meets(&first), "a window that is being emptied was handed out");
+    let refused = now(ticket.claim_moved(&volume.view, 1, false)).map_err(|e| e.kind());
+    assert_eq!(refused, Err(ErrorKind::NoSpace));
+    let last = volume.claim(&mut ticket, 64).unwrap();
+    assert!(meets(&last), "no promise may fail because of a window");
+    drop((ticket, closed));
+}
+
+#[test]
+fn windows_are_found_with_what_they_hold() {
+    let volume = Volume::new(3_000);
+    let mut ticket = Ticket::new(&volume.space);
+    let spans = volume.claim(&mut ticket, 256).unwrap();
+    assert_eq!(spans.len(), 1);
+    for at in (0..64).step_by(2) {
+        ticket.unclaim(DeviceSpan::new(spans[0].start.plus(at), 1));
+    }
+    let (windows, runs) = now(volume.space.windows(&volume.view, 0..1)).unwrap();
+    assert_eq!((windows[0].busy, windows[0].scattered), (32, 32));
+    assert_eq!((windows[1].busy, windows[1].scattered), (64, 0));
+    assert_eq!(runs.blocks, volume.space.stats().usable);
+    assert_eq!((runs.runs, runs.long_blocks), (33, runs.blocks - 32));
 }
 
 #[test]

@@ -85,6 +85,18 @@ impl Ticket {
         self.space.claim(r, search, &mut self.data).await
     }
 
+    /// The same for blocks that move, from a place where only such lie; in one piece or not at all if they shall
+    /// stay `whole`. Gives way to all other claims. Errors: also `NoSpace` when there is room, but not such.
+    pub async fn claim_moved<R: BlockRead>(
+        &mut self,
+        r: &R,
+        blocks: u64,
+        whole: bool,
+    ) -> Result<Vec<DeviceSpan>> {
+        self.assert_open();
+        self.space.claim(r, Search::for_move(blocks, whole), &mut self.data).await
+    }
+
     /// Gives back a part of what was claimed.
     ///
     /// # Panics

@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// The volume, while it is open. Errors: `Closed`.
-    fn volume(&self) -> Result<&Arc<Volume>> {
+    pub(super) fn volume(&self) -> Result<&Arc<Volume>> {
         self.inner.volume.check_open()?;
         Ok(&self.inner.volume)
     }
@@ -140,7 +140,7 @@ impl Engine {
     /// Writes everything back, checkpoints, stops all tasks and closes the device.
     ///
     /// Errors: the first thing that could not be made durable. `TimedOut`, naming the step, when the device
-    /// does not end a request: each of six steps is given up when the device was asked for nothing new for
+    /// does not end a request: each of seven steps is given up when the device was asked for nothing new for
     /// 30 to 60 s, and what was lent to it stays lent. Other clones fail with `Closed`
     /// afterwards. Dropping the future does not stop the closing.
     pub async fn close(self) -> Result<()> {

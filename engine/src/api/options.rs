@@ -119,12 +119,14 @@ pub struct OpenOptions {
     memory_bytes: u64,
     backend: BackendChoice,
     discards: bool,
+    cleaning: bool,
 }
 
 impl OpenOptions {
     fn new(target: Target) -> Self {
         let backend = BackendChoice::Auto;
-        Self { target, memory_bytes: MEMORY_BYTES_DEFAULT, backend, discards: false }
+        let memory_bytes = MEMORY_BYTES_DEFAULT;
+        Self { target, memory_bytes, backend, discards: false, cleaning: true }
     }
 
     pub(super) fn path(path: &Path) -> Self {
@@ -148,11 +150,21 @@ impl OpenOptions {
         self
     }
 
-    /// Tells the device which freed blocks hold nothing of value, before they are used again.
-    /// Default: no. In a store file it gives space back to the file system, and costs what writing
-    /// into a sparse file costs; on a device it is what `fstrim` would do.
+    /// Tells the device which freed blocks hold nothing of value, in batches of 1 MiB and more, in runs of 64 KiB and
+    /// more; those that were freed since the store was opened. Default: no. In a store file it gives space back to
+    /// the file system, and costs what writing into a sparse file costs; on a device it is what `fstrim` would
+    /// do.
     pub fn discard(mut self, on: bool) -> Self {
         self.discards = on;
+        self
+    }
+
+    /// Whether the engine moves stored blocks by itself, while nobody else does much: above 70 % full, so that free
+    /// space lies in long runs and scattered writes become large ones; and, after ten quiet seconds, 4 MiB in a
+    /// second, so that objects that were overwritten at random lie in order again. Default: yes. The verbs
+    /// [`Engine::clean`] and [`Object::defragment`](crate::Object::defragment) work either way.
+    pub fn background_cleaning(mut self, on: bool) -> Self {
+        self.cleaning = on;
         self
     }
 
@@ -180,6 +192,7 @@ impl OpenOptions {
         let options = MountOptions {
             memory_bytes: self.memory_bytes,
             discards: self.discards,
+            cleaning: self.cleaning,
             counters: counters.clone(),
             watch,
         };

@@ -5,6 +5,7 @@
 //! happen.
 
 use crate::api::handle::Inner;
+use crate::object::ground::Moves;
 use crate::units::BLOCK;
 
 /// Figures of one moment; counters count since open.
@@ -42,6 +43,19 @@ pub struct Stats {
     pub commit_groups: u64,
     /// Times the log's tail moved.
     pub checkpoints: u64,
+    /// Bytes that were moved to other places, by [`Engine::clean`](crate::Engine::clean),
+    /// [`Object::defragment`](crate::Object::defragment) and in the background.
+    pub moved_bytes: u64,
+    /// Device writes that this took.
+    pub move_writes: u64,
+    /// Bytes that were copied for it in vain, because they changed meanwhile.
+    pub moves_overtaken_bytes: u64,
+    /// Passes over parts of the volume that made free space contiguous.
+    pub cleaning_passes: u64,
+    /// Ranges of objects that were put into one piece.
+    pub restored_ranges: u64,
+    /// Bytes that the device was told to forget.
+    pub discarded_bytes: u64,
     /// Room for new data.
     pub free_bytes: u64,
     /// Room for data when empty.
@@ -80,6 +94,12 @@ impl Stats {
             commits: log.transactions,
             commit_groups: log.groups,
             checkpoints: log.checkpoints,
+            moved_bytes: Moves::get(&ground.moves.blocks) * BLOCK,
+            move_writes: Moves::get(&ground.moves.writes),
+            moves_overtaken_bytes: Moves::get(&ground.moves.overtaken) * BLOCK,
+            cleaning_passes: Moves::get(&ground.moves.passes),
+            restored_ranges: Moves::get(&ground.moves.restored),
+            discarded_bytes: Moves::get(&ground.moves.discarded) * BLOCK,
             free_bytes: ground.space.available() * BLOCK,
             capacity_bytes: inner.volume.data_blocks * BLOCK,
             dirty_bytes: (wing.dirty.dirty() + wing.dirty.writeback()) * BLOCK,

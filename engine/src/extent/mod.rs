@@ -1,5 +1,6 @@
 //! The extent room.
 pub mod lookup;
+pub mod owners;
 pub mod remap;
 pub mod replace;
 

@@ -217,6 +217,13 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         Slot(slot.expect("the semaphore is never closed"), lock_order::hold(rank))
     }
 
+    /// The same for who changes mappings without moving bytes of the cache, if it can be had at once: while it
+    /// lives, nobody else takes the mappings of this object for held still.
+    pub fn try_slot(&self) -> Option<Slot<'_>> {
+        let slot = self.writeback.try_acquire().ok()?;
+        Some(Slot(slot, lock_order::hold(Rank::Cache(self.cache.object().0, InCache::Writeback))))
+    }
+
     async fn finish(&self, collected: Collected<'_, P>) -> Result<Written> {
         let Collected { mut batch, runs, size, settled, next: _ } = collected;
         let end = runs.last().expect("a batch has a run").blocks.end;
@@ -396,7 +403,7 @@ pub struct StillWriteback<'a>(SemaphorePermit<'a>, Held);
 
 /// The right to have one batch on its way.
 #[allow(dead_code)] // Held, not read.
-pub(super) struct Slot<'a>(SemaphorePermit<'a>, Held);
+pub struct Slot<'a>(SemaphorePermit<'a>, Held);
 
 /// What one batch wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

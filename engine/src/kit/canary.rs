@@ -62,6 +62,10 @@ pub enum Canary {
     ForgetKeptGroups,
     /// A format writes the superblocks without a flush of what they lead to.
     PublishUnflushed,
+    /// Blocks that were copied elsewhere are mapped there without a look whether they changed meanwhile.
+    MapMovedUnseen,
+    /// Blocks whose newest bytes are in the log and not home are copied from home all the same.
+    MoveLogged,
     /// A promise of room is not given back when its verb fails or its future is dropped.
     ForgetPromises,
 }

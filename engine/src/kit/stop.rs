@@ -18,6 +18,8 @@ pub enum Stop {
     BeforeWritebackMapping,
     /// A batch is on the device, and not mapped.
     BeforeCompletion,
+    /// Blocks that move are copied, and not mapped.
+    BeforeMove,
 }
 
 #[cfg(not(feature = "testing"))]
@@ -48,7 +50,7 @@ mod armed {
 
     use super::Stop;
 
-    const STOPS: usize = 4;
+    const STOPS: usize = 5;
 
     type Hook = Rc<dyn Fn()>;
 

@@ -7,6 +7,8 @@
 //!
 //! Does not know objects. Called by the rest of this room and by `namespace`.
 
+use std::sync::Arc;
+
 use crate::alloc::Space;
 use crate::alloc::Ticket;
 use crate::alloc::release::LogState;
@@ -18,6 +20,9 @@ use crate::format::layout::Layout;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::poison::Poison;
+use crate::kit::sync::AsyncMutex;
+use crate::kit::sync::atomic::AtomicU64;
+use crate::kit::sync::atomic::Ordering;
 use crate::kit::sync::timeout;
 use crate::limits::ROOM_WAIT;
 use crate::meta::Meta;
@@ -38,6 +43,41 @@ pub struct Ground {
     pub dirty: DirtyLimits,
     /// Whether the volume's format lets records hold the bytes of small objects.
     pub inline: bool,
+    /// One mover of blocks, or one discard, at a time: each has a little room that comes back soon.
+    pub borrowing: Arc<AsyncMutex<()>>,
+    /// What movers did.
+    pub moves: Arc<Moves>,
+}
+
+/// What movers of blocks did since open.
+#[derive(Debug, Default)]
+pub struct Moves {
+    /// Blocks that have another place.
+    pub blocks: AtomicU64,
+    /// Device writes that took.
+    pub writes: AtomicU64,
+    /// Transactions that took.
+    pub transactions: AtomicU64,
+    /// Blocks that were copied, and had changed until they could be mapped.
+    pub overtaken: AtomicU64,
+    /// Passes over windows of scattered free space.
+    pub passes: AtomicU64,
+    /// Ranges of objects that lie in one piece again.
+    pub restored: AtomicU64,
+    /// Blocks that the device was told to forget.
+    pub discarded: AtomicU64,
+}
+
+impl Moves {
+    /// Counts.
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
 }
 
 /// What free space asks of the log.
@@ -66,9 +106,10 @@ impl Ground {
         poison: Poison,
         dirty: DirtyLimits,
     ) -> Result<Self> {
-        let space = Space::new(layout, std::sync::Arc::new(VolumeLog(meta.clone())));
+        let space = Space::new(layout, Arc::new(VolumeLog(meta.clone())));
         space.load(meta.read().await.root())?;
-        Ok(Self { meta, space, poison, dirty, inline: false })
+        let (borrowing, moves) = (Arc::default(), Arc::default());
+        Ok(Self { meta, space, poison, dirty, inline: false, borrowing, moves })
     }
 
     /// The same with records that may hold the bytes of small objects, or not.
@@ -138,7 +179,11 @@ impl Ground {
     ///
     /// Errors: `WritesStopped`, `Device`. Dropping the future has no effect on promises.
     pub async fn make_room(&self) -> Result<bool> {
-        if self.space.stats().held == 0 {
+        let space = self.space.stats();
+        if space.lent + space.discarding > 0 {
+            // A mover or a discard has some of it, holds nothing that the caller may hold, and ends soon.
+            let _ = timeout(ROOM_WAIT, self.borrowing.lock()).await;
+        } else if space.held == 0 {
             return Ok(false);
         }
         metrics::counter!("foliant_checkpoints_for_room_total").increment(1);

@@ -11,9 +11,13 @@
 //! | [`part`] | what a transaction changes in one object, and its range locks |
 //! | [`stored`] | blocks written back as they are, so that a large commit can log differences |
 //! | [`resize`] | truncate, punch, preallocate |
+//! | [`relocate`] | moves stored blocks beside everything else |
+//! | [`clean`], [`defragment`] | which blocks: those of windows to be emptied, those of a scattered object |
 //! | [`open`], [`table`] | an open object, and all of them |
 
+pub mod clean;
 pub mod cookies;
+pub mod defragment;
 pub mod ground;
 pub mod inline;
 pub mod journaled;
@@ -21,6 +25,7 @@ pub mod open;
 pub mod part;
 pub mod provider;
 pub mod records;
+pub mod relocate;
 pub mod resize;
 pub mod state;
 pub mod stored;

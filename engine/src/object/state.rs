@@ -44,6 +44,8 @@ pub struct ObjectState {
     pub(crate) cookies: Cookies,
     /// Changes of stored bytes: those of mappings, and logged blocks that go home in place.
     pub(crate) contents: Cookies,
+    /// Changes of stored bytes that left the mapping as it was: logged blocks that go home in place.
+    pub(crate) in_place: Cookies,
 }
 
 impl ObjectState {
@@ -62,6 +64,7 @@ impl ObjectState {
             has_failed: AtomicBool::new(false),
             cookies: Cookies::new(),
             contents: Cookies::new(),
+            in_place: Cookies::new(),
         }
     }
 
@@ -106,7 +109,9 @@ impl ObjectState {
     /// Notes that a commit changes the bytes of `block` where they are stored. Called as
     /// [`ObjectState::committed`], which notes the blocks that move.
     pub fn changed_in_place(&self, block: u64) {
-        self.contents.note(FileBlocks::new(block, block + 1));
+        let blocks = FileBlocks::new(block, block + 1);
+        self.contents.note(blocks);
+        self.in_place.note(blocks);
     }
 
     /// Whether block 0 is stored in the committed record.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use foliant_device::Device;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::task::JoinError;
@@ -43,23 +42,17 @@ const SYNC_ROUNDS_MAX: usize = 64;
 const STOPPED_GRACE: Duration = Duration::from_secs(1);
 /// Objects that are written back at once.
 const OBJECTS_AT_ONCE: usize = 4;
-/// Freed spans that are discarded in one round; what is not waits for the next one, or is used again
-/// without.
-const DISCARDS_PER_ROUND: usize = 256;
-
 /// Writes dirty data back; shared by the background loop and by callers of `sync`.
 #[derive(Debug)]
 pub struct Flusher {
     table: Arc<Table>,
     tracker: TaskTracker,
-    /// The device that is told of freed blocks before they are used again, if it is.
-    discards: Option<Device>,
 }
 
 impl Flusher {
     /// A flusher over the objects of `table`, whose tasks `tracker` counts.
-    pub fn new(table: Arc<Table>, tracker: TaskTracker, discards: Option<Device>) -> Arc<Self> {
-        Arc::new(Self { table, tracker, discards })
+    pub fn new(table: Arc<Table>, tracker: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { table, tracker })
     }
 
     /// Everything accepted on `object` before this call becomes durable.
@@ -186,11 +179,8 @@ impl Flusher {
             if memory.low() || memory.is_waited_for() {
                 self.unpin().await;
             }
-            match &self.discards {
-                Some(device) => self.discard(device).await,
-                // Early, so that space is found in long pieces and the list of waiting spans is short.
-                None => _ = self.table.ground().space.release(),
-            }
+            // Early, so that space is found in long pieces and the list of waiting spans is short.
+            self.table.ground().space.release();
             self.table.close_idle();
         }
     }
@@ -199,18 +189,6 @@ impl Flusher {
     fn drop_old_flights(&self) {
         for object in self.table.all() {
             object.core().drop_old_flights(FLIGHT_TICKS);
-        }
-    }
-
-    /// Tells the device what is free, before it is handed out again.
-    async fn discard(&self, device: &Device) {
-        let free = self.table.ground().space.release_for_discard(DISCARDS_PER_ROUND);
-        for span in free.spans() {
-            if let Err(cause) = device.discard(span.start.0, span.blocks).await {
-                // A hint that was not taken harms nobody.
-                tracing::warn!(%cause, "a discard failed");
-                return;
-            }
         }
     }
 

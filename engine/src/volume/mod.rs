@@ -1,5 +1,6 @@
 //! The volume: make, open, close, and the tasks that keep it going.
 
+pub mod cleaner;
 pub mod flusher;
 mod guarded;
 pub mod make;

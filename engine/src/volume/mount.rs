@@ -41,6 +41,7 @@ use crate::object::table::Table;
 use crate::reclaim::Reclaim;
 use crate::reclaim::pressure;
 use crate::reclaim::shrink::ReclaimStats;
+use crate::volume::cleaner::Cleaner;
 use crate::volume::flusher::Flusher;
 use crate::volume::guarded::guarded;
 use crate::volume::patience::Patience;
@@ -56,6 +57,8 @@ pub struct Volume {
     pub table: Arc<Table>,
     /// Writeback and sync.
     pub flusher: Arc<Flusher>,
+    /// Moving of blocks.
+    pub cleaner: Arc<Cleaner>,
     /// What recovery found.
     pub recovered: Recovered,
     /// What everything lies on.
@@ -114,6 +117,8 @@ pub struct MountOptions {
     pub memory_bytes: u64,
     /// Whether freed blocks are discarded before they are used again.
     pub discards: bool,
+    /// Whether blocks are moved in the background.
+    pub cleaning: bool,
     /// What the device is asked for.
     pub counters: Arc<Counters>,
     /// What becomes of it.
@@ -159,9 +164,10 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
     let tasks = Tasks::start(&table, &journal, reclaiming.reclaim());
     let opening = Opening(Some(tasks.clone()));
     let discards = (options.discards && device.geometry().discard).then(|| device.clone());
-    let flusher = Flusher::new(table.clone(), tasks.tracker.clone(), discards);
+    let flusher = Flusher::new(table.clone(), tasks.tracker.clone());
     let running = flusher.clone().run(tasks.stop.clone());
     tasks.tracker.spawn(guarded(&table.ground().poison, running));
+    let cleaner = Cleaner::new(table.clone(), options.cleaning, discards);
     let stall = Arc::new(Stall::new(options.watch));
     let poison = &table.ground().poison;
     let looking = stall.clone().run(poison.clone(), tasks.stop_log.clone());
@@ -174,6 +180,7 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
         device,
         table,
         flusher,
+        cleaner,
         recovered,
         data_blocks,
         closed,
@@ -189,6 +196,9 @@ pub async fn open(device: Device, options: MountOptions) -> Result<Volume> {
         // Only the space of removed objects is at stake; the next opening tries again.
         tracing::warn!(%cause, "a removal that was interrupted cannot be finished");
     }
+    // Behind the removals: what they give back need not be moved.
+    let cleaning = volume.cleaner.clone().run(volume.tasks.stop.clone());
+    volume.tasks.tracker.spawn(guarded(&volume.table.ground().poison, cleaning));
     opening.done();
     Ok(volume)
 }
@@ -323,12 +333,15 @@ impl Volume {
         let (tasks, flusher) = (self.tasks.clone(), self.flusher.clone());
         let (ground, reclaiming) = (self.table.ground().clone(), self.reclaiming.clone());
         let (device, patience) = (self.device.clone(), self.patience.clone());
+        let cleaner = self.cleaner.clone();
         Ok(async move {
             // What was entered is finished first, with everything running that it may wait for.
             verbs.close();
             let entered =
                 patience.wait("waiting for verbs that are on their way", verbs.wait()).await;
             tasks.stop.cancel();
+            // What it moves comes before the last checkpoint.
+            let moved = patience.wait("moving blocks", cleaner.ended()).await;
             let synced = patience.wait("writing back", flusher.sync_all()).await.flatten();
             let home = match ground.poison.check() {
                 // A task of its own: one that is given up goes on, and must not be dropped.
@@ -350,7 +363,7 @@ impl Volume {
             drop(reclaiming);
             let closed = patience.wait("closing the device", device.close()).await;
             let closed = closed.and_then(|closed| closed.map_err(Error::from));
-            entered.and(synced).and(home).and(log).and(stopped).and(closed)
+            entered.and(moved).and(synced).and(home).and(log).and(stopped).and(closed)
         })
     }
 }
