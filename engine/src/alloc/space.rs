@@ -128,7 +128,7 @@ impl Space {
 
     /// Makes freed blocks usable as far as the log allows; returns how many.
     ///
-    /// To be called when the log became durable or its tail moved; a promise that fails does it too.
+    /// Each claim of data does it, and a promise that fails; the flusher, for those who look at the numbers.
     pub fn release(&self) -> u64 {
         self.release_into(&mut self.shared.inner.lock())
     }

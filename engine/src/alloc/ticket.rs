@@ -81,6 +81,9 @@ impl Ticket {
         mean: u64,
     ) -> Result<Vec<DeviceSpan>> {
         self.assert_open();
+        // What is free by now counts at once: random overwrites free a second's worth of space in a second, and
+        // with that much of it missing what is left is in pieces.
+        self.space.release();
         let search = Search::for_data(blocks, mean);
         self.space.claim(r, search, &mut self.data).await
     }

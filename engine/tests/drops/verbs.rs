@@ -216,6 +216,15 @@ fn looks() -> Vec<Verb> {
         reads("Engine::list", "", |hands| {
             Box::pin(async move { hands.engine.list("", 99).await.map(|_| ()) })
         }),
+        reads("Engine::free_space", "", |hands| {
+            Box::pin(async move { hands.engine.free_space().await.map(|_| ()) })
+        }),
+        reads("Engine::clean", "", |hands| {
+            Box::pin(async move { hands.engine.clean().await.map(|_| ()) })
+        }),
+        reads("Object::defragment", "", |hands| {
+            Box::pin(async move { hands.target.defragment().await.map(|_| ()) })
+        }),
         reads("Transaction::read_at", "", |hands| {
             Box::pin(async move {
                 let mut into = vec![0; LEN];
