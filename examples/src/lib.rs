@@ -6,3 +6,5 @@
 #![forbid(unsafe_code)]
 
 pub mod kv;
+pub mod opening;
+pub mod size;
