@@ -13,7 +13,7 @@
 //! | `plan`, `writer` | many requests, one transaction; several on their way |
 //! | `store` | the map that users see |
 //! | `resp`, `command`, `glob`, `scans`, `execute`, `connection`, `server` | RESP2 for Redis clients |
-//! | `size`, `serve`, `demo` | the two commands |
+//! | `serve`, `demo` | the two commands |
 
 mod balance;
 mod command;
@@ -36,7 +36,6 @@ mod runs;
 mod scans;
 pub mod serve;
 pub mod server;
-pub mod size;
 mod snapshot;
 mod space;
 pub mod store;

@@ -5,28 +5,19 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use foliant::Engine;
-use foliant::ErrorKind;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
-use tokio::time::Instant;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::kv::server;
-use crate::kv::size;
 use crate::kv::store::Store;
-
-/// How long to wait for the lock of a process that was killed.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
-/// How long between two attempts.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+use crate::opening;
+use crate::size;
 
 /// The object that holds the tree.
 pub const OBJECT: &str = "kv";
@@ -53,7 +44,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let engine = open(&arguments).await?;
+    let engine = opening::open_or_make(&arguments.store, arguments.size, arguments.memory).await?;
     let store = Store::open(&engine, OBJECT).await?;
     let listener = TcpListener::bind(arguments.listen)
         .await
@@ -72,31 +63,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     engine.close().await.context("closing the engine")?;
     println!("closed");
     Ok(())
-}
-
-async fn open(arguments: &Arguments) -> anyhow::Result<Engine> {
-    let path = &arguments.store;
-    if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
-        let format = Engine::format(path).size_bytes(arguments.size);
-        format.run().await.with_context(|| format!("making {}", path.display()))?;
-    }
-    open_store(path, arguments.memory).await
-}
-
-/// Opens an engine; waits a little for a lock that a killed process leaves behind.
-///
-/// The kernel takes a killed process's rings down after the process is gone, and only then the lock
-/// on the file goes.
-pub async fn open_store(path: &Path, memory: u64) -> anyhow::Result<Engine> {
-    let deadline = Instant::now() + LOCK_WAIT;
-    loop {
-        match Engine::open(path).memory_bytes(memory).run().await {
-            Err(cause) if cause.kind() == ErrorKind::Locked && Instant::now() < deadline => {
-                sleep(LOCK_PAUSE).await;
-            }
-            opened => return opened.with_context(|| format!("opening {}", path.display())),
-        }
-    }
 }
 
 fn announce(engine: &Engine, store: &Store, address: SocketAddr) -> std::io::Result<()> {

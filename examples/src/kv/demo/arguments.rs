@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::kv::size;
+use crate::size;
 
 /// Shows what the store does, a crash included.
 #[derive(Debug, Clone, clap::Args)]

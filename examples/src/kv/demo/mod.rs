@@ -32,10 +32,10 @@ use tokio::signal::unix::signal;
 
 use crate::kv::demo::crash::Acknowledged;
 use crate::kv::demo::report::Report;
-use crate::kv::serve;
 use crate::kv::serve::OBJECT;
-use crate::kv::size;
 use crate::kv::store::Store;
+use crate::opening;
+use crate::size;
 
 /// Removes the store file when the demo ends, also by an error.
 struct Cleanup(PathBuf);
@@ -112,7 +112,7 @@ async fn verify(
 }
 
 async fn open(path: &Path, memory: u64) -> anyhow::Result<(Engine, Store)> {
-    let engine = serve::open_store(path, memory).await?;
+    let engine = opening::open(path, memory).await?;
     let store = Store::open(&engine, OBJECT).await?;
     Ok((engine, store))
 }

@@ -11,7 +11,7 @@ use foliant::Engine;
 use foliant::Stats;
 use hdrhistogram::Histogram;
 
-use crate::kv::size;
+use crate::size;
 
 /// Figures so far.
 #[derive(Debug, Default)]

@@ -1,0 +1,92 @@
+//! A client's bytes in both directions, whatever kind of socket carries them.
+//!
+//! Guarantees that no read or write of a frame waits for ever: each piece of a frame that has begun
+//! has a bound. Does not understand frames. Called by `handshake`, `session` and `outbox`.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::time::timeout;
+
+use crate::nbd::limits::FRAME_WAIT;
+use crate::nbd::limits::PAYLOAD_BYTES_AT_ONCE;
+use crate::nbd::limits::SEND_WAIT;
+
+/// Many small requests come with one system call; a payload goes past the buffer.
+const READ_BYTES: usize = 64 << 10;
+/// What has to go within one wait.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What comes from a client.
+pub type Input = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
+/// What goes to a client.
+pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A connected client.
+pub struct Stream {
+    /// What it says.
+    pub input: Input,
+    /// What it hears.
+    pub output: Output,
+}
+
+impl Stream {
+    /// Puts the halves of a socket together.
+    pub fn new(
+        input: impl AsyncRead + Send + Unpin + 'static,
+        output: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
+        let input: Box<dyn AsyncRead + Send + Unpin> = Box::new(input);
+        Self { input: BufReader::with_capacity(READ_BYTES, input), output: Box::new(output) }
+    }
+}
+
+/// The next `N` bytes. Errors: the client is gone or too slow.
+pub async fn take<const N: usize>(input: &mut Input) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    within(FRAME_WAIT, input.read_exact(&mut bytes)).await?;
+    Ok(bytes)
+}
+
+/// The next `len` bytes, which the caller has bounded. Memory is taken as they come.
+pub async fn take_payload(input: &mut Input, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len.min(PAYLOAD_BYTES_AT_ONCE));
+    while bytes.len() < len {
+        let left = (len - bytes.len()) as u64;
+        if within(FRAME_WAIT, (&mut *input).take(left).read_buf(&mut bytes)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(bytes)
+}
+
+/// Drops the next `len` bytes, however many.
+pub async fn skip(input: &mut Input, len: u32) -> io::Result<()> {
+    let mut left = u64::from(len);
+    let mut bytes = vec![0; READ_BYTES.min(len as usize)];
+    while left > 0 {
+        let most = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match within(FRAME_WAIT, input.read(&mut bytes[..most])).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => left -= read as u64,
+        }
+    }
+    Ok(())
+}
+
+/// Sends all of `bytes`; a client that takes nothing for too long is given up.
+pub async fn send(output: &mut Output, bytes: &[u8]) -> io::Result<()> {
+    for piece in bytes.chunks(PIECE_BYTES) {
+        within(SEND_WAIT, output.write_all(piece)).await?;
+    }
+    Ok(())
+}
+
+async fn within<T>(bound: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(bound, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
