@@ -1,6 +1,8 @@
 //! What the tests share: engines on memory and on files, and a seeded generator.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod served;
+
 use std::path::Path;
 use std::path::PathBuf;
 
