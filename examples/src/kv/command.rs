@@ -15,6 +15,7 @@ use crate::kv::arguments::printable;
 use crate::kv::ask::Command;
 use crate::kv::ask::Refusal;
 use crate::kv::keyspace;
+use crate::kv::reply::Reply;
 use crate::kv::service;
 use crate::kv::strings;
 use crate::kv::units::Millis;
@@ -91,7 +92,9 @@ const TABLE: &[Row] = &[
 static ROWS: LazyLock<HashMap<&'static [u8], &'static Row>> =
     LazyLock::new(|| TABLE.iter().map(|row| (row.0.as_bytes(), row)).collect());
 
-/// Reads a command that came at `now`. There is at least one argument.
+/// Reads a command that came at `now`. There is at least one argument. A refusal is an unknown name or a
+/// wrong number of arguments, which spoil a transaction; what else is wrong is an error in the command's
+/// place of it, as in Redis.
 pub fn parse(mut arguments: Vec<Bytes>, now: Millis) -> Result<Command, Refusal> {
     let name = arguments.remove(0);
     let rest = arguments;
@@ -104,7 +107,8 @@ pub fn parse(mut arguments: Vec<Bytes>, now: Millis) -> Result<Command, Refusal>
     if !(*least..=*most).contains(&rest.len()) {
         return Err(arity(name));
     }
-    read(Arguments { name, rest, now })
+    let read = read(Arguments { name, rest, now });
+    Ok(read.unwrap_or_else(|refusal| Command::Ready(Reply::Error(refusal))))
 }
 
 #[cfg(test)]
@@ -178,7 +182,8 @@ mod tests {
             "GETEX a PERSIST EX 1",
             "KEYRANGE a b",
         ] {
-            assert!(words(line).is_err(), "{line}");
+            let refused = matches!(words(line), Err(_) | Ok(Command::Ready(Reply::Error(_))));
+            assert!(refused, "{line}");
         }
     }
 }

@@ -285,7 +285,8 @@ pub fn incrbyfloat(all: Arguments) -> Parsed {
 /// The shortest text that is the number up to its last bit or two: 0.3, not 0.30000000000000004.
 fn shown(number: f64) -> String {
     let short = format!("{number:.14e}").parse().unwrap_or(number);
-    let near = (short - number).abs() <= 4.0 * f64::EPSILON * number.abs();
+    // A whole number is exact as it is.
+    let near = number.fract() != 0.0 && (short - number).abs() <= 4.0 * f64::EPSILON * number.abs();
     format!("{}", if near { short } else { number } + 0.0)
 }
 
