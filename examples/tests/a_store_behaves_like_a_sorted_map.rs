@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use foliant_examples::kv::op::Expiry;
 use foliant_examples::kv::op::Op;
 use foliant_examples::kv::op::Outcome;
 use foliant_examples::kv::op::When;
@@ -41,19 +42,20 @@ fn value(dice: &mut Dice) -> Vec<u8> {
 fn random_op(dice: &mut Dice, space: u64, deletes: u64) -> Op {
     let key = Bytes::from(key(dice, space));
     if dice.below(100) < deletes {
-        return Op::Delete { key };
+        return Op::delete(key);
     }
     let when = match dice.below(10) {
         0 => When::Missing,
         1 => When::Present,
         _ => When::Always,
     };
-    Op::Put { key, value: value(dice).into(), when }
+    let (value, expires) = (value(dice).into(), Expiry::Never);
+    Op::Put { key, value, when, expires, now: 0 }
 }
 
 fn apply(model: &mut Model, op: &Op) -> Outcome {
     match op {
-        Op::Put { key, value, when } => {
+        Op::Put { key, value, when, .. } => {
             let there = model.contains_key(&key[..]);
             if (*when == When::Missing && there) || (*when == When::Present && !there) {
                 return Outcome::Refused;
@@ -61,11 +63,12 @@ fn apply(model: &mut Model, op: &Op) -> Outcome {
             model.insert(key.to_vec(), value.to_vec());
             Outcome::Stored
         }
-        Op::Delete { key } => Outcome::Deleted(model.remove(&key[..]).is_some()),
+        Op::Delete { key, .. } => Outcome::Deleted(model.remove(&key[..]).is_some()),
         Op::Clear => {
             model.clear();
             Outcome::Cleared
         }
+        other => unreachable!("{other:?} is not drawn"),
     }
 }
 

@@ -3,84 +3,15 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use foliant::Engine;
-use foliant_examples::kv::server;
-use foliant_examples::kv::store::Store;
-use support::MIB;
-use support::engine_in_memory;
+use support::served::expect;
+use support::served::pipeline;
+use support::served::rest;
+use support::served::start;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-
-struct Running {
-    engine: Engine,
-    store: Store,
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-async fn start() -> Running {
-    let (_, engine) = engine_in_memory(64 * MIB, 16 * MIB).await;
-    let store = Store::open(&engine, "kv").await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(server::run(listener, store.clone(), stop.clone()));
-    Running { engine, store, address, stop, task }
-}
-
-impl Running {
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
-    }
-
-    /// Sends words as commands, one per line, and compares all replies.
-    async fn expect(&self, commands: &str, replies: &str) {
-        let mut stream = self.connect().await;
-        stream.write_all(&pipeline(commands)).await.unwrap();
-        expect(&mut stream, replies).await;
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        timeout(Duration::from_secs(5), self.task).await.expect("the server hangs").unwrap();
-        self.store.close().await;
-        self.engine.close().await.unwrap();
-    }
-}
-
-fn pipeline(commands: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let words: Vec<&str> = line.split(' ').collect();
-        bytes.extend(format!("*{}\r\n", words.len()).bytes());
-        words.iter().for_each(|w| bytes.extend(format!("${}\r\n{w}\r\n", w.len()).bytes()));
-    }
-    bytes
-}
-
-async fn expect(stream: &mut TcpStream, replies: &str) {
-    let mut found = vec![0; replies.len()];
-    let reading = stream.read_exact(&mut found);
-    timeout(Duration::from_secs(10), reading).await.expect("no reply").unwrap();
-    assert_eq!(String::from_utf8_lossy(&found), replies);
-}
-
-/// All that comes until the server closes.
-async fn rest(stream: &mut TcpStream) -> String {
-    let mut found = Vec::new();
-    let reading = stream.read_to_end(&mut found);
-    timeout(Duration::from_secs(10), reading).await.expect("not closed").unwrap();
-    String::from_utf8_lossy(&found).into_owned()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipeline_is_answered_in_order() {
@@ -101,16 +32,16 @@ async fn a_pipeline_is_answered_in_order() {
         ECHO hi
         SELECT 0
         CONFIG GET save
-        HELLO 3
+        HELLO 4
         GET b";
     let replies = "+PONG\r\n+OK\r\n+OK\r\n$-1\r\n$-1\r\n$1\r\n2\r\n+OK\r\n\
-        -ERR unknown command 'NOSUCH'\r\n-ERR wrong number of arguments for 'set' command\r\n\
+        -ERR unknown command 'NOSUCH', with args beginning with: \r\n-ERR wrong number of arguments for 'set' command\r\n\
         *4\r\n$1\r\n1\r\n$1\r\n2\r\n$-1\r\n$1\r\n4\r\n:2\r\n:3\r\n:2\r\n$2\r\nhi\r\n+OK\r\n\
         *2\r\n$4\r\nsave\r\n$0\r\n\r\n-NOPROTO unsupported protocol version\r\n$1\r\n2\r\n";
     server.expect(commands, replies).await;
     server.expect("FLUSHALL\nDBSIZE\nGET b", "+OK\r\n:0\r\n$-1\r\n").await;
     let mut stream = server.connect().await;
-    stream.write_all(b"PING\r\nset k \"\r\nQUIT\r\nPING\r\n").await.unwrap();
+    stream.write_all(b"PING\r\nset k 'a b'\r\nQUIT\r\nPING\r\n").await.unwrap();
     assert_eq!(rest(&mut stream).await, "+PONG\r\n+OK\r\n+OK\r\n");
     server.stop().await;
 }

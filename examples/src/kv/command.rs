@@ -4,199 +4,143 @@
 //! else is the text of an error reply. Does not check the lengths of keys and values (`op` does) and
 //! does nothing. Called by `connection`.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 
-use crate::kv::limits::SCAN_COUNT_MAX;
-use crate::kv::op::When;
+use crate::kv::arguments::Arguments;
+use crate::kv::arguments::arity;
+use crate::kv::arguments::printable;
+use crate::kv::ask::Command;
+use crate::kv::ask::Refusal;
+use crate::kv::keyspace;
+use crate::kv::reply::Reply;
+use crate::kv::service;
+use crate::kv::strings;
+use crate::kv::units::Millis;
 
-/// A command that the server serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// PING [text]
-    Ping(Option<Bytes>),
-    /// ECHO text
-    Echo(Bytes),
-    /// GET key
-    Get(Bytes),
-    /// MGET key...
-    MGet(Vec<Bytes>),
-    /// EXISTS key...
-    Exists(Vec<Bytes>),
-    /// SET key value [NX | XX]
-    Set(Bytes, Bytes, When),
-    /// DEL key...
-    Del(Vec<Bytes>),
-    /// MSET key value...
-    MSet(Vec<(Bytes, Bytes)>),
-    /// SCAN cursor [MATCH pattern] [COUNT n]
-    Scan(Scan),
-    /// DBSIZE
-    DbSize,
-    /// INFO [section]
-    Info,
-    /// FLUSHALL, FLUSHDB
-    Flush,
-    /// QUIT
-    Quit,
-    /// COMMAND, COMMAND DOCS, CONFIG GET of something unknown: an empty list
-    EmptyList,
-    /// COMMAND COUNT
-    CountCommands,
-    /// CONFIG GET name...
-    ConfigGet(Vec<Bytes>),
-    /// SELECT 0, CLIENT SETNAME, CLIENT SETINFO
-    Ok,
-    /// HELLO [2]
-    Hello,
-}
+/// A name, how many arguments may follow it, and what reads them.
+type Row = (&'static str, usize, usize, fn(Arguments) -> Result<Command, Refusal>);
 
-/// The arguments of SCAN.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scan {
-    /// 0, or what an earlier step gave.
-    pub cursor: u64,
-    /// Which keys.
-    pub pattern: Option<Bytes>,
-    /// How many keys to look at.
-    pub count: usize,
-}
+const MANY: usize = usize::MAX;
 
-/// The text of an error reply.
-pub type Refusal = String;
+/// Every command.
+const TABLE: &[Row] = &[
+    ("append", 2, 2, strings::append),
+    ("auth", 1, 2, service::auth),
+    ("client", 1, MANY, service::client),
+    ("command", 0, MANY, |all| service::command(all, TABLE.len())),
+    ("config", 1, MANY, service::config),
+    ("dbsize", 0, 0, service::dbsize),
+    ("decr", 1, 1, strings::decr),
+    ("decrby", 2, 2, strings::decrby),
+    ("del", 1, MANY, keyspace::del),
+    ("discard", 0, 0, service::discard),
+    ("echo", 1, 1, service::echo),
+    ("exec", 0, 0, service::exec),
+    ("exists", 1, MANY, keyspace::exists),
+    ("expire", 2, MANY, keyspace::expire),
+    ("expireat", 2, MANY, keyspace::expireat),
+    ("expiretime", 1, 1, keyspace::expiretime),
+    ("flushall", 0, 1, keyspace::flush),
+    ("flushdb", 0, 1, keyspace::flush),
+    ("get", 1, 1, strings::get),
+    ("getdel", 1, 1, strings::getdel),
+    ("getex", 1, MANY, strings::getex),
+    ("getrange", 3, 3, strings::getrange),
+    ("getset", 2, 2, strings::getset),
+    ("hello", 0, MANY, service::hello),
+    ("incr", 1, 1, strings::incr),
+    ("incrby", 2, 2, strings::incrby),
+    ("incrbyfloat", 2, 2, strings::incrbyfloat),
+    ("info", 0, MANY, service::info),
+    ("keyrange", 2, MANY, keyspace::range),
+    ("mget", 1, MANY, strings::mget),
+    ("mset", 2, MANY, strings::mset),
+    ("msetnx", 2, MANY, strings::msetnx),
+    ("multi", 0, 0, service::multi),
+    ("persist", 1, 1, keyspace::persist),
+    ("pexpire", 2, MANY, keyspace::pexpire),
+    ("pexpireat", 2, MANY, keyspace::pexpireat),
+    ("pexpiretime", 1, 1, keyspace::pexpiretime),
+    ("ping", 0, 1, service::ping),
+    ("psetex", 3, 3, strings::psetex),
+    ("pttl", 1, 1, keyspace::pttl),
+    ("quit", 0, MANY, service::quit),
+    ("randomkey", 0, 0, service::randomkey),
+    ("rename", 2, 2, keyspace::rename),
+    ("renamenx", 2, 2, keyspace::renamenx),
+    ("reset", 0, 0, service::reset),
+    ("scan", 1, MANY, keyspace::scan),
+    ("select", 1, 1, service::select),
+    ("set", 2, MANY, strings::set),
+    ("setex", 3, 3, strings::setex),
+    ("setnx", 2, 2, strings::setnx),
+    ("setrange", 3, 3, strings::setrange),
+    ("strlen", 1, 1, strings::strlen),
+    ("substr", 3, 3, strings::getrange),
+    ("time", 0, 0, service::time),
+    ("touch", 1, MANY, keyspace::exists),
+    ("ttl", 1, 1, keyspace::ttl),
+    ("type", 1, 1, keyspace::kind),
+    ("unlink", 1, MANY, keyspace::del),
+    ("unwatch", 0, 0, service::unwatch),
+    ("watch", 1, MANY, service::watch),
+];
 
-/// Reads a command. There is at least one argument.
-pub fn parse(mut arguments: Vec<Bytes>) -> Result<Command, Refusal> {
-    let name = arguments.remove(0).to_ascii_uppercase();
-    let all = arguments;
-    let wrong = || Err(arity(&name));
-    let command = match (&name[..], all.len()) {
-        (b"PING", 0 | 1) => Command::Ping(all.into_iter().next()),
-        (b"ECHO", 1) => Command::Echo(one(all)),
-        (b"GET", 1) => Command::Get(one(all)),
-        (b"MGET", 1..) => Command::MGet(all),
-        (b"EXISTS", 1..) => Command::Exists(all),
-        (b"SET", 2..) => return set(all),
-        (b"DEL" | b"UNLINK", 1..) => Command::Del(all),
-        (b"MSET", 2..) if all.len().is_multiple_of(2) => {
-            let pair = |pair: &[Bytes]| (pair[0].clone(), pair[1].clone());
-            Command::MSet(all.chunks_exact(2).map(pair).collect())
-        }
-        (b"SCAN", 1..) => return scan(all),
-        (b"DBSIZE", 0) => Command::DbSize,
-        (b"INFO", _) => Command::Info,
-        (b"FLUSHALL" | b"FLUSHDB", 0 | 1) => Command::Flush,
-        (b"QUIT", _) => Command::Quit,
-        (b"COMMAND", _) => match all.first() {
-            Some(what) if what.eq_ignore_ascii_case(b"COUNT") => Command::CountCommands,
-            _ => Command::EmptyList,
-        },
-        (b"CONFIG", 2..) if all[0].eq_ignore_ascii_case(b"GET") => {
-            Command::ConfigGet(all[1..].to_vec())
-        }
-        (b"SELECT", 1) if all[0] == b"0"[..] => Command::Ok,
-        (b"SELECT", 1) => return Err("ERR DB index is out of range".into()),
-        (b"CLIENT", 1..) => return client(&all[0]),
-        (b"HELLO", _) => return hello(&all),
-        (b"PING" | b"ECHO" | b"GET" | b"MGET" | b"EXISTS" | b"SET" | b"DEL" | b"UNLINK", _) => {
-            return wrong();
-        }
-        (b"MSET" | b"SCAN" | b"DBSIZE" | b"FLUSHALL" | b"FLUSHDB" | b"SELECT" | b"CLIENT", _) => {
-            return wrong();
-        }
-        _ => return Err(format!("ERR unknown command '{}'", printable(&name))),
+static ROWS: LazyLock<HashMap<&'static [u8], &'static Row>> =
+    LazyLock::new(|| TABLE.iter().map(|row| (row.0.as_bytes(), row)).collect());
+
+/// Reads a command that came at `now`. There is at least one argument. A refusal is an unknown name or a
+/// wrong number of arguments, which spoil a transaction; what else is wrong is an error in the command's
+/// place of it, as in Redis.
+pub fn parse(mut arguments: Vec<Bytes>, now: Millis) -> Result<Command, Refusal> {
+    let name = arguments.remove(0);
+    let rest = arguments;
+    let Some((name, least, most, read)) = ROWS.get(&name.to_ascii_lowercase()[..]) else {
+        let words = rest.iter().take(8).map(|word| format!("'{}' ", printable(word)));
+        let words: String = words.collect();
+        let name = printable(&name);
+        return Err(format!("ERR unknown command '{name}', with args beginning with: {words}"));
     };
-    Ok(command)
-}
-
-fn one(arguments: Vec<Bytes>) -> Bytes {
-    arguments.into_iter().next().expect("the arity was checked")
-}
-
-fn arity(name: &[u8]) -> Refusal {
-    let name = printable(name).to_ascii_lowercase();
-    format!("ERR wrong number of arguments for '{name}' command")
-}
-
-/// The start of what a client sent, fit for a reply.
-fn printable(bytes: &[u8]) -> String {
-    bytes[..bytes.len().min(64)].escape_ascii().to_string()
-}
-
-fn set(arguments: Vec<Bytes>) -> Result<Command, Refusal> {
-    let mut rest = arguments.into_iter();
-    let (Some(key), Some(value)) = (rest.next(), rest.next()) else { return Err(arity(b"set")) };
-    let mut when = When::Always;
-    for option in rest {
-        when = match &option.to_ascii_uppercase()[..] {
-            b"NX" if when == When::Always => When::Missing,
-            b"XX" if when == When::Always => When::Present,
-            _ => return Err("ERR syntax error".into()),
-        };
+    if !(*least..=*most).contains(&rest.len()) {
+        return Err(arity(name));
     }
-    Ok(Command::Set(key, value, when))
-}
-
-fn scan(arguments: Vec<Bytes>) -> Result<Command, Refusal> {
-    let cursor = number(&arguments[0]).ok_or("ERR invalid cursor")?;
-    let mut scan = Scan { cursor, pattern: None, count: 10 };
-    for option in arguments[1..].chunks(2) {
-        let [name, value] = option else { return Err("ERR syntax error".into()) };
-        match &name.to_ascii_uppercase()[..] {
-            b"MATCH" => scan.pattern = Some(value.clone()),
-            b"COUNT" => match number(value) {
-                None => return Err("ERR value is not an integer or out of range".into()),
-                Some(0) => return Err("ERR syntax error".into()),
-                Some(count) => scan.count = count.min(SCAN_COUNT_MAX as u64) as usize,
-            },
-            _ => return Err("ERR syntax error".into()),
-        }
-    }
-    Ok(Command::Scan(scan))
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn client(what: &[u8]) -> Result<Command, Refusal> {
-    match &what.to_ascii_uppercase()[..] {
-        b"SETNAME" | b"SETINFO" => Ok(Command::Ok),
-        other => Err(format!("ERR unknown subcommand '{}'", printable(other))),
-    }
-}
-
-fn hello(arguments: &[Bytes]) -> Result<Command, Refusal> {
-    match arguments.first() {
-        None => Ok(Command::Hello),
-        Some(version) if version[..] == *b"2" => Ok(Command::Hello),
-        Some(_) => Err("NOPROTO unsupported protocol version".into()),
-    }
+    let read = read(Arguments { name, rest, now });
+    Ok(read.unwrap_or_else(|refusal| Command::Ready(Reply::Error(refusal))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::ask::Scan;
+    use crate::kv::limits::SCAN_COUNT_MAX;
+    use crate::kv::op::Expiry;
+    use crate::kv::op::Op;
+    use crate::kv::op::When;
 
     fn words(line: &'static str) -> Result<Command, Refusal> {
-        parse(line.split(' ').map(Bytes::from_static_str).collect())
-    }
-
-    trait Static {
-        fn from_static_str(text: &'static str) -> Self;
-    }
-
-    impl Static for Bytes {
-        fn from_static_str(text: &'static str) -> Self {
-            Bytes::from_static(text.as_bytes())
-        }
+        let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+        parse(line.split(' ').map(word).collect(), 1000)
     }
 
     #[test]
     fn commands_are_recognized_in_any_case() {
-        assert_eq!(words("get k"), Ok(Command::Get("k".into())));
-        assert_eq!(words("SeT k v nx"), Ok(Command::Set("k".into(), "v".into(), When::Missing)));
-        let scan = Scan { cursor: 5, pattern: Some("a*".into()), count: SCAN_COUNT_MAX };
-        assert_eq!(words("SCAN 5 COUNT 99999999 MATCH a*"), Ok(Command::Scan(scan)));
+        assert!(matches!(words("get k"), Ok(Command::Read(p)) if p.keys() == ["k"]));
+        let Ok(Command::Write(set)) = words("SeT k v nx Px 5") else { panic!("no write") };
+        let [Op::Put { when, expires, .. }] = set.ops[..] else { panic!("no put") };
+        assert_eq!((when, expires), (When::Missing, Expiry::At(1005)));
+        let Ok(Command::Scan(scan)) = words("SCAN 5 COUNT 99999999 MATCH a*") else {
+            panic!("no scan")
+        };
+        let (pattern, count) = (Some("a*".into()), SCAN_COUNT_MAX);
+        assert_eq!(scan, Scan { cursor: 5, pattern, count, none: false, now: 1000 });
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_nothing_is_in_it_twice() {
+        assert!(TABLE.is_sorted_by(|a, b| a.0 < b.0));
     }
 
     #[test]
@@ -205,22 +149,41 @@ mod tests {
             "GET",
             "GET a b",
             "SET a",
-            "SET a b EX 5",
+            "SET a b EX",
+            "SET a b EX 0",
+            "SET a b EX -1",
+            "SET a b EX x",
+            "SET a b EX 9223372036854775807",
+            "SET a b EX 1 PX 1",
+            "SET a b EX 1 KEEPTTL",
             "SET a b NX XX",
             "MSET a",
             "MSET a b c",
+            "MSETNX a b c",
             "SCAN x",
             "SCAN -1",
             "SCAN 0 COUNT",
             "SCAN 0 COUNT 0",
             "SELECT 1",
             "NOSUCH",
-            "HELLO 3",
+            "HELLO 4",
+            "HELLO 3 AUTH a",
             "DBSIZE 1",
             "CLIENT",
             "CONFIG SET a b",
+            "EXPIRE a 1 NX XX",
+            "EXPIRE a 1 GT LT",
+            "EXPIRE a 1 QQ",
+            "INCRBY a 1.5",
+            "DECRBY a -9223372036854775808",
+            "INCRBYFLOAT a nan",
+            "SETRANGE a -1 x",
+            "GETEX a EX",
+            "GETEX a PERSIST EX 1",
+            "KEYRANGE a b",
         ] {
-            assert!(words(line).is_err(), "{line}");
+            let refused = matches!(words(line), Err(_) | Ok(Command::Ready(Reply::Error(_))));
+            assert!(refused, "{line}");
         }
     }
 }

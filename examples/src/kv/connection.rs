@@ -7,28 +7,39 @@
 //! Guarantees: replies in the order of the commands; memory bounded by one command, one pipeline's
 //! writes and the gathered replies; a malformed command is answered with an error, then the
 //! connection ends. While replies cannot be sent, nothing is read from that client, and no other
-//! client notices. Stops between batches when told to. Called by `server`.
+//! client notices. A client that says nothing for longer than the user allows is let go. Stops between
+//! batches when told to. Called by `server`.
 
+use std::future::pending;
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::kv::ask::Command;
+use crate::kv::ask::Refusal;
 use crate::kv::command;
-use crate::kv::command::Command;
 use crate::kv::execute::Executor;
-use crate::kv::execute::Writes;
+use crate::kv::info::count;
 use crate::kv::limits::PIPELINE_BYTES_MAX;
 use crate::kv::limits::PIPELINE_COMMANDS_MAX;
 use crate::kv::limits::REPLY_BYTES_GATHERED;
 use crate::kv::limits::SEND_WAIT;
+use crate::kv::reply::OK;
+use crate::kv::reply::Reply;
 use crate::kv::resp;
 use crate::kv::resp::Malformed;
+use crate::kv::session::Session;
+use crate::kv::session::Step;
+use crate::kv::units::Millis;
+use crate::kv::writes::Writes;
 
 /// Room for the next read: what one socket buffer typically has.
 const READ_BYTES: usize = 64 << 10;
@@ -36,6 +47,7 @@ const READ_BYTES: usize = 64 << 10;
 /// A connected client.
 pub struct Connection {
     stream: TcpStream,
+    session: Session,
     executor: Executor,
     /// What has arrived and was not parsed yet.
     input: BytesMut,
@@ -53,7 +65,11 @@ impl Connection {
     /// Serves `stream` until it ends, or until `stop`.
     pub fn new(stream: TcpStream, executor: Executor, stop: CancellationToken) -> Self {
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { stream, executor, input, output, writes: Writes::default(), stop }
+        let id = count(&executor.tally().connections);
+        let password = executor.options().password.clone();
+        let session = Session::new(id, stream.peer_addr().ok(), executor.now(), password);
+        let writes = Writes::default();
+        Self { stream, session, executor, input, output, writes, stop }
     }
 
     /// Serves the client to its end.
@@ -62,11 +78,13 @@ impl Connection {
     /// sent to the writer happen.
     pub async fn run(mut self) -> io::Result<()> {
         loop {
+            let idle = self.executor.options().idle;
             self.input.reserve(READ_BYTES);
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
                 read = self.stream.read_buf(&mut self.input) => read?,
+                () = passed(idle) => return Err(io::ErrorKind::TimedOut.into()),
             };
             if read == 0 {
                 return Ok(());
@@ -82,10 +100,14 @@ impl Connection {
     /// Serves all complete commands of the input.
     async fn serve_available(&mut self) -> io::Result<Flow> {
         loop {
-            let flow = match resp::take_command(&mut self.input) {
+            let known = self.session.is_known();
+            let flow = match resp::take_command(&mut self.input, known) {
                 Ok(None) => break,
                 Ok(Some(arguments)) if arguments.is_empty() => continue,
-                Ok(Some(arguments)) => self.serve(command::parse(arguments)).await,
+                Ok(Some(arguments)) => {
+                    let now = self.executor.now();
+                    self.serve(command::parse(arguments, now), now).await
+                }
                 Err(malformed) => self.refuse(malformed).await,
             };
             if flow.is_break() {
@@ -105,26 +127,46 @@ impl Connection {
         Ok(Flow::Continue(()))
     }
 
-    async fn serve(&mut self, command: Result<Command, command::Refusal>) -> Flow {
-        let command = match command {
-            Ok(command) => command,
-            Err(refusal) => {
-                self.writes.take_reply(resp::error(refusal));
+    async fn serve(&mut self, command: Result<Command, Refusal>, now: Millis) -> Flow {
+        count(&self.executor.tally().commands);
+        let command = match self.session.step(command, now) {
+            Step::Reply(reply) => {
+                self.writes.take_reply(reply);
                 return Flow::Continue(());
             }
+            Step::Write(write) => {
+                self.writes.take(write);
+                return Flow::Continue(());
+            }
+            Step::Do(command) => command,
         };
-        let Some(read) = self.writes.take(command) else { return Flow::Continue(()) };
         // The client expects to read what it wrote before.
         self.finish_writes().await;
-        let quit = read == Command::Quit;
-        let reply = self.executor.read(read).await;
-        resp::put_reply(&mut self.output, &reply);
+        let quit = matches!(command, Command::Quit);
+        let reply = self.reply(command, now).await;
+        self.put(&reply);
         if quit { Flow::Break(()) } else { Flow::Continue(()) }
+    }
+
+    async fn reply(&mut self, command: Command, now: Millis) -> Reply {
+        match command {
+            Command::Auth(login) => self.session.login(&login),
+            Command::Hello(hello) => self.session.hello(hello),
+            Command::Client(client) => self.session.client(client, now),
+            Command::Watch(keys) => self.executor.watch(&mut self.session.watch, keys).await,
+            Command::Reset => self.session.reset(),
+            Command::Quit => OK,
+            other => self.executor.read(other).await,
+        }
+    }
+
+    fn put(&mut self, reply: &Reply) {
+        resp::put_reply(&mut self.output, reply, self.session.protocol);
     }
 
     async fn refuse(&mut self, malformed: Malformed) -> Flow {
         self.finish_writes().await;
-        resp::put_reply(&mut self.output, &resp::err(malformed));
+        self.put(&Reply::err(malformed));
         Flow::Break(())
     }
 
@@ -134,7 +176,7 @@ impl Connection {
         }
         let writes = std::mem::take(&mut self.writes);
         for reply in self.executor.write(writes).await {
-            resp::put_reply(&mut self.output, &reply);
+            self.put(&reply);
         }
     }
 
@@ -149,5 +191,13 @@ impl Connection {
             self.output = BytesMut::new();
         }
         sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// Waits as long as a client may say nothing; for ever if that is not limited.
+async fn passed(idle: Option<Duration>) {
+    match idle {
+        Some(idle) => sleep(idle).await,
+        None => pending().await,
     }
 }

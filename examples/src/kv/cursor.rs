@@ -9,6 +9,7 @@ use crate::kv::page::Node;
 use crate::kv::page::Stored;
 use crate::kv::page::blank;
 use crate::kv::snapshot::Snapshot;
+use crate::kv::units::Millis;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 
@@ -65,8 +66,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next key and its value, none behind the last one.
-    pub async fn next(&mut self) -> Result<Option<(&[u8], Stored<'_>)>> {
+    /// The next key, its value and its end, none behind the last one.
+    pub async fn next(&mut self) -> Result<Option<(&[u8], Stored<'_>, Option<Millis>)>> {
         loop {
             let Some(level) = self.levels.last() else { return Ok(None) };
             let node = Node::open(level.no, &level.page)?;
@@ -90,8 +91,8 @@ impl<'a> Cursor<'a> {
         let last = self.last.get_or_insert_default();
         last.clear();
         last.extend_from_slice(key);
-        let stored = node.value(level.next)?;
+        let (stored, expires) = (node.value(level.next)?, node.expires(level.next)?);
         level.next += 1;
-        Ok(Some((key, stored)))
+        Ok(Some((key, stored, expires)))
     }
 }

@@ -49,6 +49,9 @@ pub enum Error {
         /// What there is.
         bytes_max: u64,
     },
+    /// The values that one command asks for are too many for the memory.
+    #[error("the values are too long for one reply")]
+    ReplyTooLong,
     /// All page numbers are in use (16 TiB).
     #[error("the store has no page number left")]
     Full,

@@ -1,273 +1,229 @@
-//! Commands to store operations, outcomes to replies.
+//! Commands to the store, outcomes to replies.
 //!
-//! Write commands are gathered: `Writes` holds those that a client has sent in a row, they go to the
-//! writer as one request, and their replies come in order when all of them are durable. Each command
-//! is atomic (DEL and MSET of more than `ATOMIC_KEYS_MAX` keys are cut). A read runs behind the
-//! writes that its client sent before it.
+//! A command that only reads runs its procedure on the state of the last commit, without the writer.
+//! It sees nothing of an entry that has ended, and tells the sweep of it.
 //!
-//! Does not parse and does not know sockets. Called by `connection`.
+//! Guarantees replies of at most `REPLY_BYTES_MAX` bytes of values. Does not parse and does not know
+//! sockets. Called by `connection`.
 
-use std::fmt::Write;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use crate::kv::command::Command;
-use crate::kv::command::Scan;
+use crate::kv::ask::Command;
+use crate::kv::ask::Range;
+use crate::kv::ask::Scan;
 use crate::kv::error::Error;
+use crate::kv::error::Result;
 use crate::kv::glob;
-use crate::kv::limits::ATOMIC_KEYS_MAX;
+use crate::kv::info;
+use crate::kv::info::Tally;
+use crate::kv::info::count;
 use crate::kv::limits::REPLY_BYTES_MAX;
-use crate::kv::op::Group;
-use crate::kv::op::Op;
-use crate::kv::op::Outcome;
-use crate::kv::op::When;
-use crate::kv::resp;
-use crate::kv::resp::Reply;
+use crate::kv::limits::WATCHED_KEYS_MAX;
+use crate::kv::op::Entry;
+use crate::kv::op::Procedure;
+use crate::kv::op::check_key;
+use crate::kv::op::is_live;
+use crate::kv::options::Options;
+use crate::kv::reply::OK;
+use crate::kv::reply::Reply;
 use crate::kv::scans::Scans;
 use crate::kv::store::Store;
+use crate::kv::units::Millis;
+use crate::kv::watch::Watch;
+use crate::kv::writes::Writes;
+use crate::kv::writes::failure;
+
+/// How often RANDOMKEY tries again when it meets a key that has ended.
+const RANDOM_TRIES: usize = 100;
 
 /// Serves the commands of all clients.
 #[derive(Debug, Clone)]
 pub struct Executor {
-    store: Store,
-    scans: Arc<Scans>,
-}
-
-/// Write commands of one client that were not sent to the writer yet.
-#[derive(Debug, Default)]
-pub struct Writes {
-    groups: Vec<Group>,
-    /// What to reply, in order, and how many groups each reply is about.
-    replies: Vec<(Shape, usize)>,
-    bytes: usize,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-enum Shape {
-    /// `+OK`, or nil where a condition did not hold.
-    Stored,
-    /// How many keys were there.
-    Count,
-    /// Known already.
-    Ready(Reply),
-}
-
-impl Writes {
-    /// Takes a write command; gives any other one back.
-    pub fn take(&mut self, command: Command) -> Option<Command> {
-        match command {
-            Command::Set(key, value, when) => {
-                self.add(Shape::Stored, [Op::Put { key, value, when }]);
-            }
-            Command::MSet(pairs) => {
-                let put = |(key, value)| Op::Put { key, value, when: When::Always };
-                self.add(Shape::Stored, pairs.into_iter().map(put));
-            }
-            Command::Del(keys) => {
-                self.add(Shape::Count, keys.into_iter().map(|key| Op::Delete { key }));
-            }
-            Command::Flush => self.add(Shape::Stored, [Op::Clear]),
-            other => return Some(other),
-        }
-        None
-    }
-
-    fn add(&mut self, shape: Shape, ops: impl IntoIterator<Item = Op>) {
-        let before = self.groups.len();
-        let mut ops = ops.into_iter().inspect(|op| self.bytes += op.bytes());
-        loop {
-            let group: Group = ops.by_ref().take(ATOMIC_KEYS_MAX).collect();
-            if group.is_empty() {
-                break;
-            }
-            self.groups.push(group);
-        }
-        drop(ops);
-        self.replies.push((shape, self.groups.len() - before));
-    }
-
-    /// Takes a reply that must come behind those of the writes.
-    pub fn take_reply(&mut self, reply: Reply) {
-        self.replies.push((Shape::Ready(reply), 0));
-    }
-
-    /// Commands in it.
-    pub fn len(&self) -> usize {
-        self.replies.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.replies.is_empty()
-    }
-
-    /// Bytes of keys and values in it.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
+struct Inner {
+    store: Store,
+    scans: Scans,
+    options: Options,
+    tally: Tally,
+    /// Keys that have ended, for the sweep.
+    lapsed: mpsc::Sender<Bytes>,
 }
 
 impl Executor {
-    /// Serves from `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store, scans: Arc::new(Scans::new()) }
+    /// Serves from `store`; names ended keys to `lapsed`.
+    pub fn new(store: Store, options: Options, lapsed: mpsc::Sender<Bytes>) -> Self {
+        let tally = Tally { since: options.clock.now(), ..Tally::default() };
+        let inner = Inner { store, scans: Scans::new(), options, tally, lapsed };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What the user chose.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// The counters.
+    pub fn tally(&self) -> &Tally {
+        &self.inner.tally
+    }
+
+    /// The time.
+    pub fn now(&self) -> Millis {
+        self.inner.options.clock.now()
     }
 
     /// Makes the writes durable and gives their replies.
-    pub async fn write(&self, writes: Writes) -> Vec<Reply> {
-        let answer = match writes.groups.is_empty() {
+    pub async fn write(&self, mut writes: Writes) -> Vec<Reply> {
+        let groups = writes.take_groups();
+        let answer = match groups.is_empty() {
             true => Ok(Vec::new()),
-            false => self.store.write(writes.groups).await,
+            false => self.inner.store.write(groups).await,
         };
-        let mut outcomes = match answer {
-            Ok(answer) => answer.into_iter(),
-            Err(cause) => {
-                let reply = |_| failure(&cause);
-                return writes.replies.iter().map(reply).collect();
-            }
-        };
-        let mut replies = Vec::with_capacity(writes.replies.len());
-        for (shape, groups) in writes.replies {
-            let of_one: Result<Vec<Vec<Outcome>>, Error> = outcomes.by_ref().take(groups).collect();
-            replies.push(match (shape, of_one) {
-                (Shape::Ready(reply), _) => reply,
-                (_, Err(cause)) => failure(&cause),
-                (Shape::Count, Ok(all)) => {
-                    let gone = all.iter().flatten().filter(|o| **o == Outcome::Deleted(true));
-                    Reply::Integer(gone.count() as i64)
-                }
-                (Shape::Stored, Ok(all)) if all == [[Outcome::Refused]] => Reply::Null,
-                (Shape::Stored, Ok(_)) => resp::ok(),
-            });
-        }
-        replies
+        writes.replies(answer)
     }
 
     /// Serves a command that changes nothing.
     pub async fn read(&self, command: Command) -> Reply {
+        let (store, options, tally) = (&self.inner.store, self.options(), self.tally());
         let reply = match command {
-            Command::Get(key) => self.get(&key).await,
-            Command::MGet(keys) => self.mget(&keys).await,
-            Command::Exists(keys) => self.exists(&keys).await,
+            Command::Read(procedure) => self.look(&procedure).await,
             Command::Scan(scan) => self.scan(scan).await,
-            other => Ok(self.about_server(other)),
+            Command::Range(range) => self.range(range).await,
+            Command::RandomKey => self.random_key().await,
+            Command::DbSize => Ok(Reply::Integer(store.len() as i64)),
+            Command::Info(sections) => Ok(info::info(&sections, store, options, tally)),
+            Command::ConfigGet(patterns) => Ok(info::config(&patterns, store, options)),
+            other => Ok(Reply::err(format_args!("{other:?} is not served here"))),
         };
         reply.unwrap_or_else(|cause| failure(&cause))
     }
 
-    fn about_server(&self, command: Command) -> Reply {
-        match command {
-            Command::Ping(None) => resp::simple("PONG"),
-            Command::Ping(Some(text)) | Command::Echo(text) => resp::bulk(text),
-            Command::DbSize => Reply::Integer(self.store.len() as i64),
-            Command::Info => resp::bulk(self.info()),
-            Command::EmptyList => Reply::Array(Vec::new()),
-            Command::CountCommands => Reply::Integer(0),
-            Command::ConfigGet(names) => {
-                let pair = |name: Bytes| [resp::bulk(name), resp::bulk(Bytes::new())];
-                Reply::Array(names.into_iter().flat_map(pair).collect())
-            }
-            Command::Hello => hello(),
-            Command::Ok | Command::Quit => resp::ok(),
-            write => unreachable!("{write:?} goes to the writer"),
-        }
-    }
-
-    async fn get(&self, key: &[u8]) -> Result<Reply, Error> {
-        Ok(self.store.get(key).await?.map_or(Reply::Null, Reply::BulkString))
-    }
-
-    async fn mget(&self, keys: &[Bytes]) -> Result<Reply, Error> {
-        let mut values = Vec::with_capacity(keys.len());
+    async fn look(&self, procedure: &Procedure) -> Result<Reply> {
+        let mut found = Vec::with_capacity(procedure.keys().len());
         let mut bytes = 0;
-        for key in keys {
-            let value = self.store.get(key).await?;
-            bytes += value.as_ref().map_or(0, Bytes::len);
+        for key in procedure.keys() {
+            let entry = self.entry(key, procedure.wants_values(), procedure.now()).await?;
+            count(if entry.is_some() { &self.tally().hits } else { &self.tally().misses });
+            bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
             if bytes > REPLY_BYTES_MAX {
-                return Ok(resp::err("the values are too long for one reply"));
+                return Err(Error::ReplyTooLong);
             }
-            values.push(value.map_or(Reply::Null, Reply::BulkString));
+            found.push(entry);
         }
-        Ok(Reply::Array(values))
+        Ok(procedure.run(found).reply)
     }
 
-    async fn exists(&self, keys: &[Bytes]) -> Result<Reply, Error> {
-        let mut count = 0;
+    /// What `key` stands for at `now`.
+    async fn entry(&self, key: &Bytes, wants_value: bool, now: Millis) -> Result<Option<Entry>> {
+        let entry = self.inner.store.entry(key, wants_value).await?;
+        Ok(entry.filter(|entry| self.is_live(key, entry.expires, now)))
+    }
+
+    /// Whether it is still there; the sweep hears of it if not.
+    fn is_live(&self, key: &Bytes, end: Option<Millis>, now: Millis) -> bool {
+        let live = is_live(end, now);
+        if !live {
+            count(&self.tally().lapsed);
+            // The walk finds it later if there is no room.
+            let _ = self.inner.lapsed.try_send(key.clone());
+        }
+        live
+    }
+
+    /// WATCH: adds keys to those that a client watches.
+    pub async fn watch(&self, watch: &mut Option<Watch>, keys: Vec<Bytes>) -> Reply {
+        let watch = watch.get_or_insert_with(|| Watch::new(self.inner.store.watches()));
+        if watch.len() + keys.len() > WATCHED_KEYS_MAX {
+            return Reply::err(format_args!("more than {WATCHED_KEYS_MAX} watched keys"));
+        }
         for key in keys {
-            count += i64::from(self.store.contains(key).await?);
+            if let Err(cause) = check_key(&key) {
+                return failure(&cause);
+            }
+            // First: a change behind the look is noticed then.
+            watch.add(key.clone());
+            match self.entry(&key, false, self.now()).await {
+                Ok(Some(Entry { expires: Some(end), .. })) => watch.add_end(end),
+                Ok(_) => {}
+                Err(cause) => return failure(&cause),
+            }
         }
-        Ok(Reply::Integer(count))
+        OK
     }
 
-    async fn scan(&self, scan: Scan) -> Result<Reply, Error> {
-        let Some(from) = self.scans.find(scan.cursor) else {
-            return Ok(resp::err("invalid cursor"));
+    async fn scan(&self, scan: Scan) -> Result<Reply> {
+        let Some(from) = self.inner.scans.find(scan.cursor) else {
+            return Ok(Reply::err("invalid cursor"));
         };
-        let found = self.store.scan_keys(&from, scan.count).await?;
+        let found = self.inner.store.scan_keys(&from, scan.count).await?;
         let cursor = match found.entries.last() {
             Some((last, _)) if !found.at_end => {
                 // The least key behind the last one.
                 let next = [&last[..], &[0]].concat();
-                self.scans.remember(next.into())
+                self.inner.scans.remember(next.into())
             }
             _ => 0,
         };
-        let fits = |key: &Bytes| scan.pattern.as_ref().is_none_or(|p| glob::matches(p, key));
-        let keys = found.entries.into_iter().map(|(key, _)| key).filter(fits).map(resp::bulk);
+        let fits =
+            |key: &Bytes| !scan.none && scan.pattern.as_ref().is_none_or(|p| glob::matches(p, key));
+        let all = found.entries.into_iter().zip(found.expires);
+        let live = all.filter(|((key, _), end)| self.is_live(key, *end, scan.now));
+        let keys = live.map(|((key, _), _)| key).filter(fits).map(Reply::Bulk);
         let keys = Reply::Array(keys.collect());
-        Ok(Reply::Array(vec![resp::bulk(cursor.to_string()), keys]))
+        Ok(Reply::Array(vec![cursor.to_string().into(), keys]))
     }
 
-    fn info(&self) -> String {
-        let (engine, mut text) = (self.store.engine(), String::new());
-        let (stats, backend) = (engine.stats(), engine.backend());
-        let keys = self.store.len();
-        // Writing to a string does not fail.
-        let _ = write!(
-            text,
-            "# Server\r\nredis_version:7.0.0\r\nserver_name:foliant-kv\r\nbackend:{}\r\n\
-             # Memory\r\nused_memory:{}\r\nmaxmemory:{}\r\n\
-             # Stats\r\ncache_hits:{}\r\ncache_misses:{}\r\ncommits:{}\r\ncommit_groups:{}\r\n\
-             device_bytes_read:{}\r\ndevice_bytes_written:{}\r\nfree_bytes:{}\r\n\
-             # Keyspace\r\ndb0:keys={keys},expires=0,avg_ttl=0\r\n",
-            backend.name,
-            stats.memory_used_bytes,
-            stats.memory_budget_bytes,
-            stats.cache_hits,
-            stats.cache_misses,
-            stats.commits,
-            stats.commit_groups,
-            stats.device_bytes_read,
-            stats.device_bytes_written,
-            stats.free_bytes,
-        );
-        text
+    /// Ends before `count` keys where their values are `REPLY_BYTES_MAX` together; empty only if there
+    /// are no more.
+    async fn range(&self, range: Range) -> Result<Reply> {
+        let (mut from, mut replies) = (range.from, Vec::new());
+        let store = &self.inner.store;
+        while replies.is_empty() {
+            let found = match range.values {
+                true => store.scan(&from, range.count, REPLY_BYTES_MAX).await?,
+                false => store.scan_keys(&from, range.count).await?,
+            };
+            let Some((last, _)) = found.entries.last() else { break };
+            from = [&last[..], &[0]].concat().into();
+            let is_inside = |key: &Bytes| match &range.to {
+                None => true,
+                Some(to) => key < to || (range.to_inclusive && key == to),
+            };
+            let is_last = found.at_end || !is_inside(last);
+            for ((key, value), end) in found.entries.into_iter().zip(found.expires) {
+                if is_inside(&key) && self.is_live(&key, end, range.now) {
+                    replies.push(Reply::Bulk(key));
+                    replies.extend(range.values.then_some(Reply::Bulk(value)));
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(Reply::Array(replies))
     }
-}
 
-fn hello() -> Reply {
-    let text = |text: &'static str| resp::bulk(Bytes::from_static(text.as_bytes()));
-    Reply::Array(vec![
-        text("server"),
-        text("foliant-kv"),
-        text("version"),
-        text("7.0.0"),
-        text("proto"),
-        Reply::Integer(2),
-        text("mode"),
-        text("standalone"),
-        text("role"),
-        text("master"),
-        text("modules"),
-        Reply::Array(Vec::new()),
-    ])
-}
-
-fn failure(cause: &Error) -> Reply {
-    match cause {
-        Error::Engine(cause) if cause.is_no_space() => resp::error(format_args!("OOM {cause}")),
-        Error::Engine(cause) => resp::error(format_args!("ERR {:?}: {cause}", cause.kind())),
-        other => resp::err(other),
+    async fn random_key(&self) -> Result<Reply> {
+        let state = RandomState::new();
+        let mut turn = 0;
+        for _ in 0..RANDOM_TRIES {
+            let dice = || {
+                turn += 1;
+                state.hash_one(turn)
+            };
+            let Some(key) = self.inner.store.any_key(dice).await? else { break };
+            if self.entry(&key, false, self.now()).await?.is_some() {
+                return Ok(Reply::Bulk(key));
+            }
+        }
+        Ok(Reply::Null)
     }
 }

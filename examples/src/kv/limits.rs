@@ -29,6 +29,8 @@ pub const COMMITS_IN_FLIGHT_MAX: usize = 6;
 /// Pages that the writer fetches at once for the keys of a batch. One after the other they would
 /// cost a device read each, and the planning of a batch of 500 keys 50 ms.
 pub const WARM_READS_MAX: usize = 32;
+/// How long commits may be answered and not durable, where the user has chosen that.
+pub const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Old page images that are kept for readers of old views; readers behind that start again.
 pub const VIEWS_BYTES_MAX: usize = 16 << 20;
 /// Commits that a view may be behind: a reader asks each of them for each page.
@@ -36,7 +38,7 @@ pub const VIEWS_BEHIND_MAX: usize = 512;
 /// How often a read that was overtaken by that many commits starts again.
 pub const READ_RETRIES_MAX: u32 = 16;
 
-/// Clients at once.
+/// Clients at once, unless the user says otherwise.
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Arguments of one command.
 pub const ARGUMENTS_MAX: usize = 1 << 16;
@@ -44,6 +46,24 @@ pub const ARGUMENTS_MAX: usize = 1 << 16;
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a command in plain words instead of RESP.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// The version of Redis whose commands and words the server has.
+pub const REDIS_VERSION: &str = "7.0.15";
+/// Arguments of a command of a client that has not said the password.
+pub const UNKNOWN_ARGUMENTS_MAX: usize = 10;
+/// Bytes of one of them.
+pub const UNKNOWN_BULK_BYTES_MAX: usize = 16 << 10;
+/// Commands of one transaction.
+pub const TRANSACTION_COMMANDS_MAX: usize = 16 << 10;
+/// Bytes of their keys and values.
+pub const TRANSACTION_BYTES_MAX: usize = 16 << 20;
+/// Keys that one client watches.
+pub const WATCHED_KEYS_MAX: usize = 4096;
+/// Keys that were found ended and wait to be taken away; more are left to the sweep.
+pub const LAPSED_KEYS_MAX: usize = 1024;
+/// Keys that one step of the sweep looks at: some ten pages.
+pub const SWEEP_KEYS: usize = 500;
+/// Pause between two steps of the sweep, unless the last one found much.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 /// Write commands of one client that go to the writer in one request.
 pub const PIPELINE_COMMANDS_MAX: usize = 1024;
 /// Bytes of values that they carry together; one larger command goes alone.

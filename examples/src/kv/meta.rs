@@ -11,9 +11,11 @@ use crate::kv::page::u32_at;
 use crate::kv::units::PageNo;
 
 const MAGIC: [u8; 8] = *b"foliantk";
-const VERSION: u32 = 1;
+/// Version 1 knew no expiry: its count of such keys reads as zero, which is right.
+const VERSION: u32 = 2;
+const VERSION_OLDEST: u32 = 1;
 /// Bytes of page 0 that are in use.
-pub const META_BYTES: usize = 40;
+pub const META_BYTES: usize = 48;
 /// The first page of an empty tree's root.
 pub const ROOT_FIRST: PageNo = 1;
 
@@ -32,12 +34,22 @@ pub struct Meta {
     pub free_count: u32,
     /// Keys in the tree.
     pub keys: u64,
+    /// Of which end by themselves at some time.
+    pub expiring: u64,
 }
 
 impl Meta {
     /// An empty tree: page 0, and a leaf as root.
     pub fn empty() -> Self {
-        Self { root: ROOT_FIRST, height: 1, pages: 2, free_head: 0, free_count: 0, keys: 0 }
+        Self {
+            root: ROOT_FIRST,
+            height: 1,
+            pages: 2,
+            free_head: 0,
+            free_count: 0,
+            keys: 0,
+            expiring: 0,
+        }
     }
 
     /// The bytes at the start of page 0.
@@ -51,7 +63,13 @@ impl Meta {
         put_u32(&mut bytes, 24, self.free_head);
         put_u32(&mut bytes, 28, self.free_count);
         bytes[32..40].copy_from_slice(&self.keys.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.expiring.to_le_bytes());
         bytes
+    }
+
+    /// Whether these bytes, which decode, are of an older version.
+    pub fn is_old(bytes: &[u8; META_BYTES]) -> bool {
+        u32_at(bytes, 8) < VERSION
     }
 
     /// Errors: `NotAStore`.
@@ -60,21 +78,22 @@ impl Meta {
         if bytes[..8] != MAGIC {
             return wrong("the object does not start with the magic");
         }
-        if u32_at(bytes, 8) != VERSION {
+        if !(VERSION_OLDEST..=VERSION).contains(&u32_at(bytes, 8)) {
             return wrong("it has another version");
         }
         let height = u32_at(bytes, 16);
         if height == 0 || height > u32::from(HEIGHT_MAX) {
             return wrong("its height is impossible");
         }
-        let (low, high) = (u32_at(bytes, 32), u32_at(bytes, 36));
+        let u64_at = |at| u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32;
         let meta = Self {
             root: u32_at(bytes, 12),
             height: height as u8,
             pages: u32_at(bytes, 20),
             free_head: u32_at(bytes, 24),
             free_count: u32_at(bytes, 28),
-            keys: u64::from(low) | u64::from(high) << 32,
+            keys: u64_at(32),
+            expiring: u64_at(40),
         };
         if meta.root == 0 || meta.root >= meta.pages || meta.free_head >= meta.pages {
             return wrong("its root or its free list lies outside");
@@ -92,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_meta_page_comes_back_and_a_damaged_one_does_not() {
-        let meta = Meta { keys: 7 << 33, ..Meta::empty() };
+        let meta = Meta { keys: 7 << 33, expiring: 5, ..Meta::empty() };
         assert_eq!(Meta::decode(&meta.encode()).unwrap(), meta);
         for at in [0, 8, 15, 19, 27, 31] {
             let mut bytes = meta.encode();

@@ -5,7 +5,8 @@
 //! 16 slot 0, slot 1, ...   ->      free      <-   cells, newest lowest   4096
 //! cell: key length u16, word u32, key, payload
 //!   leaf:  word = value length; payload = the value. With the top bit set the value lies in
-//!          overflow runs, and the payload is the first run's page and length.
+//!          overflow runs, and the payload is the first run's page and length. With the bit below it
+//!          set the payload starts with the time at which the entry ends, u64 milliseconds.
 //!   inner: word = the child with keys >= key; no payload. `link` is the child before all keys.
 //! ```
 //! Slots are sorted by key, cells are not, so an insert changes one cell, a few slots and the header:
@@ -20,12 +21,17 @@ use crate::kv::error::damaged;
 use crate::kv::limits::CELL_BYTES_MAX;
 use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::limits::PAGE_BYTES;
+use crate::kv::units::Millis;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 
 pub(super) const HEADER: usize = 16;
 pub(super) const CELL_HEADER: usize = 6;
 const OVERFLOW: u32 = 1 << 31;
+const EXPIRES: u32 = 1 << 30;
+const FLAGS: u32 = OVERFLOW | EXPIRES;
+/// Bytes of the time at which an entry ends.
+const TIME_BYTES: usize = 8;
 
 /// What a page is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,11 +197,11 @@ impl<'a> Node<'a> {
     }
 
     fn payload_len(self, word: u32) -> usize {
-        match (self.is_leaf(), word & OVERFLOW != 0) {
-            (false, _) => 0,
-            (true, true) => 8,
-            (true, false) => word as usize,
+        if !self.is_leaf() {
+            return 0;
         }
+        let time = if word & EXPIRES != 0 { TIME_BYTES } else { 0 };
+        time + if word & OVERFLOW != 0 { 8 } else { (word & !FLAGS) as usize }
     }
 
     /// The key at `index`.
@@ -209,11 +215,23 @@ impl<'a> Node<'a> {
             return damaged(self.no, "a value is looked for in a node that leads further down");
         }
         let cell = self.cell(index)?;
+        let skip = if cell.word & EXPIRES != 0 { TIME_BYTES } else { 0 };
+        let payload = &cell.payload[skip..];
         if cell.word & OVERFLOW == 0 {
-            return Ok(Stored::Inline(cell.payload));
+            return Ok(Stored::Inline(payload));
         }
-        let (first, pages) = (u32_at(cell.payload, 0), u32_at(cell.payload, 4));
-        Ok(Stored::Overflow(RunRef { first, pages, bytes: cell.word & !OVERFLOW }))
+        let (first, pages) = (u32_at(payload, 0), u32_at(payload, 4));
+        Ok(Stored::Overflow(RunRef { first, pages, bytes: cell.word & !FLAGS }))
+    }
+
+    /// When the entry at `index` of a leaf ends, if it does.
+    pub fn expires(self, index: usize) -> Result<Option<Millis>> {
+        let cell = self.cell(index)?;
+        if !self.is_leaf() || cell.word & EXPIRES == 0 {
+            return Ok(None);
+        }
+        let (low, high) = (u32_at(cell.payload, 0), u32_at(cell.payload, 4));
+        Ok(Some(u64::from(low) | u64::from(high) << 32))
     }
 
     /// The child at `position`: 0 is the one before all keys, n the one behind key n - 1.
@@ -248,33 +266,39 @@ impl<'a> Node<'a> {
 }
 
 /// The cell of a leaf.
-pub fn leaf_cell(key: &[u8], value: Stored<'_>) -> Vec<u8> {
+pub fn leaf_cell(key: &[u8], value: Stored<'_>, expires: Option<Millis>) -> Vec<u8> {
+    let (flag, time) = match expires {
+        Some(time) => (EXPIRES, &time.to_le_bytes()[..]),
+        None => (0, &[][..]),
+    };
     match value {
-        Stored::Inline(value) => cell(key, value.len() as u32, value),
+        Stored::Inline(value) => cell(key, value.len() as u32 | flag, time, value),
         Stored::Overflow(run) => {
             let mut payload = [0; 8];
             put_u32(&mut payload, 0, run.first);
             put_u32(&mut payload, 4, run.pages);
-            cell(key, run.bytes | OVERFLOW, &payload)
+            cell(key, run.bytes | OVERFLOW | flag, time, &payload)
         }
     }
 }
 
 /// The cell of an inner node.
 pub fn inner_cell(key: &[u8], child: PageNo) -> Vec<u8> {
-    cell(key, child, &[])
+    cell(key, child, &[], &[])
 }
 
-/// Whether key and value fit one cell together.
-pub fn fits_inline(key: &[u8], value: &[u8]) -> bool {
-    CELL_HEADER + key.len() + value.len() <= CELL_BYTES_MAX
+/// Whether key, value and time fit one cell together.
+pub fn fits_inline(key: &[u8], value: &[u8], expires: Option<Millis>) -> bool {
+    let time = expires.map_or(0, |_| TIME_BYTES);
+    CELL_HEADER + key.len() + time + value.len() <= CELL_BYTES_MAX
 }
 
-fn cell(key: &[u8], word: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(CELL_HEADER + key.len() + payload.len());
+fn cell(key: &[u8], word: u32, time: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(CELL_HEADER + key.len() + time.len() + payload.len());
     bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
     bytes.extend_from_slice(&word.to_le_bytes());
     bytes.extend_from_slice(key);
+    bytes.extend_from_slice(time);
     bytes.extend_from_slice(payload);
     assert!(bytes.len() <= CELL_BYTES_MAX, "the caller chose overflow for what does not fit");
     bytes

@@ -9,24 +9,35 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use foliant::Object;
 
 use crate::kv::draft::Draft;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
 use crate::kv::limits::PAGE_BYTES;
+use crate::kv::limits::REPLY_BYTES_MAX;
 use crate::kv::meta::Meta;
 use crate::kv::meta::ROOT_FIRST;
 use crate::kv::node::NodeMut;
+use crate::kv::op::Change;
+use crate::kv::op::Effect;
+use crate::kv::op::Expiry;
 use crate::kv::op::Group;
 use crate::kv::op::Op;
 use crate::kv::op::Outcome;
+use crate::kv::op::Procedure;
+use crate::kv::op::When;
+use crate::kv::op::check_key;
+use crate::kv::op::check_value;
 use crate::kv::page::Kind;
 use crate::kv::page::RunRef;
 use crate::kv::runs;
 use crate::kv::tree;
+use crate::kv::tree::How;
 use crate::kv::tree::NewValue;
 use crate::kv::view::Views;
+use crate::kv::watch::Watches;
 
 /// Log bytes that one change may take besides its key and value: its pages, and its share of splits.
 const OP_COST: u64 = 700;
@@ -34,6 +45,15 @@ const OP_COST: u64 = 700;
 const GROUP_COST: u64 = 32 << 10;
 /// Pages that a group may change besides its own.
 const GROUP_PAGES: usize = 24;
+
+/// Where plans are made.
+pub(super) struct Place<'o, 'v> {
+    /// Holds the tree.
+    pub object: &'o Object,
+    pub views: &'v mut Views,
+    /// What is told of each change, and asked by conditions.
+    pub watches: &'v Watches,
+}
 
 /// A group that is not committed yet, and where its answer belongs.
 #[derive(Debug)]
@@ -75,13 +95,12 @@ pub(super) struct Filled<'a> {
 
 /// Takes jobs from the front as long as they fit one transaction.
 pub(super) async fn fill<'a>(
-    object: &'a Object,
-    views: &mut Views,
+    place: &mut Place<'a, '_>,
     meta: Meta,
     jobs: &mut VecDeque<Job>,
     limits: Limits,
 ) -> Filled<'a> {
-    let mut draft = Draft::new(object, meta);
+    let mut draft = Draft::new(place.object, meta);
     let mut done: Vec<(Job, Vec<Outcome>)> = Vec::new();
     while let Some(job) = jobs.pop_front() {
         if !done.is_empty() && !has_room(&draft, &job.group, limits, done.len()) {
@@ -89,9 +108,12 @@ pub(super) async fn fill<'a>(
             break;
         }
         let alone = is_alone(&job.group, limits);
-        let clear = job.group == [Op::Clear];
-        match apply(object, views, &mut draft, &job.group, limits).await {
-            Ok(outcomes) => done.push((job, outcomes)),
+        let clear = matches!(job.group[..], [Op::Clear]);
+        match apply(place, &mut draft, &job.group, limits).await {
+            Ok(outcomes) => {
+                touch(place.watches, &job.group, &outcomes);
+                done.push((job, outcomes));
+            }
             Err(cause) if done.is_empty() => {
                 let refused = Some((job, cause));
                 return Filled { plan: None, refused, most_next: usize::MAX };
@@ -117,7 +139,7 @@ pub(super) async fn fill<'a>(
 
 /// Large values want a draft that has not freed pages yet, a clear a draft of its own.
 fn is_alone(group: &Group, limits: Limits) -> bool {
-    group.iter().any(|op| op.value_bytes() > limits.value_bytes || *op == Op::Clear)
+    group.iter().any(|op| op.value_bytes() > limits.value_bytes || op.is_clear())
 }
 
 fn has_room(draft: &Draft<'_>, group: &Group, limits: Limits, done: usize) -> bool {
@@ -129,30 +151,117 @@ fn has_room(draft: &Draft<'_>, group: &Group, limits: Limits, done: usize) -> bo
         && draft.dirty_pages() + pages + GROUP_PAGES <= limits.pages
 }
 
+/// Tells the watchers of the keys that a group has changed. Not of those that it has swept: watchers
+/// know the ends of what was there, and what had ended before was not there.
+pub(super) fn touch(watches: &Watches, group: &Group, outcomes: &[Outcome]) {
+    let own = match group.first() {
+        Some(Op::Unless { watch, .. }) => Some(&**watch),
+        _ => None,
+    };
+    for (op, _) in group.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_change()) {
+        match op {
+            Op::Clear => watches.touch_all(),
+            Op::Sweep { .. } => {}
+            op => watches.touch(op.keys(), own),
+        }
+    }
+}
+
 async fn apply(
-    object: &Object,
-    views: &mut Views,
+    place: &mut Place<'_, '_>,
     draft: &mut Draft<'_>,
     group: &Group,
     limits: Limits,
 ) -> Result<Vec<Outcome>> {
-    let placed = place_large(object, views, draft, group, limits).await?;
+    if let Some(Op::Unless { watch, now }) = group.first()
+        && watch.is_touched(*now)
+    {
+        return Ok(vec![Outcome::Refused]);
+    }
+    let placed = place_large(place, draft, group, limits).await?;
     let mut outcomes = Vec::with_capacity(group.len());
+    let mut reply_bytes = 0;
     for (op, placed) in group.iter().zip(placed) {
         outcomes.push(match op {
-            Op::Put { key, value, when } => {
+            Op::Put { key, value, when, expires, now } => {
                 let value = placed.map_or(NewValue::Bytes(value), NewValue::Placed);
-                tree::put(draft, key, value, *when).await?
+                let how = How { when: *when, expires: *expires, now: *now };
+                tree::put(draft, key, value, how).await?
             }
-            Op::Delete { key } => tree::delete(draft, key).await?,
+            Op::Delete { key, now } => tree::delete(draft, key, *now).await?,
+            Op::Sweep { key, now } => tree::sweep(draft, key, *now).await?,
+            Op::Call(procedure) => call(place, draft, procedure, limits).await?,
+            Op::Unless { .. } => Outcome::Passed,
             Op::Clear => clear(draft).await?,
         });
         if draft.log_bytes() > limits.log_bytes {
             let (bytes, bytes_max) = (draft.log_bytes(), limits.log_bytes);
             return Err(Error::TooLarge { bytes, bytes_max });
         }
+        if let Some(Outcome::Answered { reply, .. }) = outcomes.last() {
+            reply_bytes += reply.bytes();
+        }
+        if reply_bytes > REPLY_BYTES_MAX {
+            return Err(Error::ReplyTooLong);
+        }
     }
     Ok(outcomes)
+}
+
+async fn call(
+    place: &mut Place<'_, '_>,
+    draft: &mut Draft<'_>,
+    procedure: &Procedure,
+    limits: Limits,
+) -> Result<Outcome> {
+    let mut found = Vec::with_capacity(procedure.keys().len());
+    let mut bytes = 0;
+    for key in procedure.keys() {
+        let entry = tree::get(draft, key, procedure.wants_values()).await?;
+        bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
+        if bytes > REPLY_BYTES_MAX {
+            return Err(Error::ReplyTooLong);
+        }
+        found.push(entry);
+    }
+    let Effect { changes, reply } = procedure.run(found);
+    let changed = !changes.is_empty();
+    for change in changes {
+        match change {
+            Change::Put(key, entry) => {
+                check_key(&key)?;
+                check_value(&entry.value)?;
+                let expires = entry.expires.map_or(Expiry::Never, Expiry::At);
+                let how = How { when: When::Always, expires, now: procedure.now() };
+                let value = &entry.value;
+                let value = match value.len() > limits.value_bytes {
+                    true => NewValue::Placed(place_made(place, draft, value).await?),
+                    false => NewValue::Bytes(value),
+                };
+                tree::put(draft, &key, value, how).await?;
+            }
+            Change::Expire(key, end) => tree::expire(draft, &key, end).await?,
+            Change::Remove(key) => drop(tree::delete(draft, &key, procedure.now()).await?),
+        }
+    }
+    Ok(Outcome::Answered { reply, changed })
+}
+
+/// Writes a large value that a procedure has made. Only into the end of a draft that has changes
+/// already: pages that it has freed are still those of a committed value.
+async fn place_made(
+    place: &mut Place<'_, '_>,
+    draft: &mut Draft<'_>,
+    value: &Bytes,
+) -> Result<RunRef> {
+    let runs = match draft.is_clean() {
+        true => runs::reserve(draft, value).await?,
+        false => runs::reserve_end(draft, value)?,
+    };
+    place.views.only_current().await;
+    let run = runs::write_below(place.object, &runs, value).await?;
+    place.object.sync().await?;
+    Ok(run)
 }
 
 /// Writes the large values of a group into pages that no state of the tree knows.
@@ -161,8 +270,7 @@ async fn apply(
 /// not yet durable commit has freed is safe as well: the engine maps the new bytes in a transaction
 /// behind that commit, so they are never there without it.
 async fn place_large(
-    object: &Object,
-    views: &mut Views,
+    place: &mut Place<'_, '_>,
     draft: &mut Draft<'_>,
     group: &Group,
     limits: Limits,
@@ -180,11 +288,11 @@ async fn place_large(
         return Ok(placed);
     }
     // A reader of an older state may still read what lay there.
-    views.only_current().await;
+    place.views.only_current().await;
     for (index, value, runs) in &reserved {
-        placed[*index] = Some(runs::write_below(object, runs, value).await?);
+        placed[*index] = Some(runs::write_below(place.object, runs, value).await?);
     }
-    object.sync().await?;
+    place.object.sync().await?;
     Ok(placed)
 }
 

@@ -1,167 +1,292 @@
-//! RESP2: commands out of bytes, replies into bytes.
+//! RESP: commands out of bytes, replies into bytes, in version 2 or 3. Commands look the same in both.
 //!
-//! The codec is `redis-protocol`; in front of it stands a check of the outline of a command, because
+//! The codec for commands is `redis-protocol`; in front of it stands a check of the outline of a command, because
 //! the codec takes any frame: nested without end (it recurses), or with lengths that no memory has.
 //!
 //! Guarantees that a command has at most `ARGUMENTS_MAX` arguments and `FRAME_BYTES_MAX` bytes, that
-//! an incomplete one is not parsed, and that anything else is a `Malformed`. Does not know what
-//! commands mean. Called by `connection` (in) and `execute` (out).
+//! an incomplete one is not parsed, and that anything else is a `Malformed`, in the words of Redis. A
+//! client that has not said the password is held to much less. Does not know what commands mean.
+//! Called by `connection`.
 
+use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
 use redis_protocol::resp2::decode::decode_bytes_mut;
-use redis_protocol::resp2::encode::extend_encode;
 use redis_protocol::resp2::types::BytesFrame;
 
 use crate::kv::limits::ARGUMENTS_MAX;
 use crate::kv::limits::FRAME_BYTES_MAX;
 use crate::kv::limits::INLINE_BYTES_MAX;
+use crate::kv::limits::UNKNOWN_ARGUMENTS_MAX;
+use crate::kv::limits::UNKNOWN_BULK_BYTES_MAX;
 use crate::kv::limits::VALUE_BYTES_MAX;
-
-/// A reply.
-pub type Reply = BytesFrame;
+use crate::kv::reply::Reply;
 
 /// Longest line with a length: sign and 20 digits are more than any length needs.
 const LENGTH_LINE_MAX: usize = 24;
 
-/// The client does not speak RESP2, or asks for more than there is; the connection cannot go on.
+/// The client does not speak RESP, or asks for more than there is; the connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("Protocol error: {0}")]
-pub struct Malformed(pub &'static str);
+pub struct Malformed(pub Why);
+
+/// What is wrong with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// Something else than a bulk string is among the arguments.
+    #[error("expected '$', got '{}'", .0.escape_ascii())]
+    NoBulk(u8),
+    /// The number of arguments is none, or too large.
+    #[error("invalid multibulk length")]
+    Count,
+    /// The length of an argument is none, or too large.
+    #[error("invalid bulk length")]
+    Length,
+    /// A number of arguments does not end.
+    #[error("too big mbulk count string")]
+    CountLine,
+    /// A length does not end.
+    #[error("too big bulk count string")]
+    LengthLine,
+    /// A line of words does not end.
+    #[error("too big inline request")]
+    Inline,
+    /// A quoted word does not end, or goes on behind its end.
+    #[error("unbalanced quotes in request")]
+    Quotes,
+    /// More arguments than a client may send who did not say the password.
+    #[error("unauthenticated multibulk length")]
+    UnknownCount,
+    /// A longer argument than a client may send who did not say the password.
+    #[error("unauthenticated bulk length")]
+    UnknownLength,
+    /// The command is longer than all that the server takes.
+    #[error("command too long")]
+    Command,
+    /// An argument does not end where its length says.
+    #[error("a bulk string does not end where it should")]
+    End,
+}
 
 /// Takes the next command from the front of `input`; none if it is not complete yet. A command
-/// without arguments (an empty line) comes back empty.
-pub fn take_command(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Malformed> {
+/// without arguments (an empty line) comes back empty. `known`: the client has said the password.
+pub fn take_command(input: &mut BytesMut, known: bool) -> Result<Option<Vec<Bytes>>, Malformed> {
     match input.first() {
         None => Ok(None),
-        Some(b'*') => take_array(input),
-        Some(_) => take_inline(input),
+        Some(b'*') => take_array(input, known).map_err(Malformed),
+        Some(_) => take_inline(input).map_err(Malformed),
     }
 }
 
-fn take_array(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Malformed> {
-    let Some(len) = outline(input)? else { return Ok(None) };
-    let decoded = decode_bytes_mut(input).map_err(|_| Malformed("invalid frame"))?;
-    let Some((frame, taken, _)) = decoded else { return Err(Malformed("invalid frame")) };
+fn take_array(input: &mut BytesMut, known: bool) -> Result<Option<Vec<Bytes>>, Why> {
+    let Some(len) = outline(input, known)? else { return Ok(None) };
+    let decoded = decode_bytes_mut(input).map_err(|_| Why::Count)?;
+    let Some((frame, taken, _)) = decoded else { return Err(Why::Count) };
     assert_eq!(taken, len, "two opinions on where a frame ends");
     let BytesFrame::Array(parts) = frame else { return Ok(Some(Vec::new())) };
     let bulk = |part| match part {
         BytesFrame::BulkString(bytes) => Ok(bytes),
-        _ => Err(Malformed("expected '$'")),
+        _ => Err(Why::Length),
     };
-    parts.into_iter().map(bulk).collect::<Result<Vec<Bytes>, Malformed>>().map(Some)
+    parts.into_iter().map(bulk).collect::<Result<Vec<Bytes>, Why>>().map(Some)
 }
 
 /// The length of the command at the front of `input`, if all of it is there.
-fn outline(input: &[u8]) -> Result<Option<usize>, Malformed> {
-    let Some((count, mut at)) = length_line(input, 0, b'*', ARGUMENTS_MAX)? else {
-        return Ok(None);
-    };
+fn outline(input: &[u8], known: bool) -> Result<Option<usize>, Why> {
+    let count = number(input, 1, (Why::CountLine, Why::Count))?;
+    let Some((count, mut at)) = count else { return Ok(None) };
+    if count > ARGUMENTS_MAX {
+        return Err(Why::Count);
+    }
+    if count > UNKNOWN_ARGUMENTS_MAX && !known {
+        return Err(Why::UnknownCount);
+    }
     for _ in 0..count {
-        let line = length_line(input, at, b'$', VALUE_BYTES_MAX + 1)?;
-        let Some((bytes, start)) = line else { return incomplete(input) };
+        match input.get(at) {
+            None => return incomplete(input),
+            Some(b'$') => {}
+            Some(other) => return Err(Why::NoBulk(*other)),
+        }
+        let length = number(input, at + 1, (Why::LengthLine, Why::Length))?;
+        let Some((bytes, start)) = length else { return incomplete(input) };
+        if bytes > VALUE_BYTES_MAX + 1 {
+            return Err(Why::Length);
+        }
+        if bytes > UNKNOWN_BULK_BYTES_MAX && !known {
+            return Err(Why::UnknownLength);
+        }
         let end = start + bytes;
         if end + 2 > FRAME_BYTES_MAX {
-            return Err(Malformed("command too long"));
+            return Err(Why::Command);
         }
         match input.get(end..end + 2) {
             None => return incomplete(input),
             Some(b"\r\n") => at = end + 2,
-            Some(_) => return Err(Malformed("a bulk string does not end where it should")),
+            Some(_) => return Err(Why::End),
         }
     }
     Ok(Some(at))
 }
 
-fn incomplete(input: &[u8]) -> Result<Option<usize>, Malformed> {
+fn incomplete(input: &[u8]) -> Result<Option<usize>, Why> {
     match input.len() > FRAME_BYTES_MAX {
-        true => Err(Malformed("command too long")),
+        true => Err(Why::Command),
         false => Ok(None),
     }
 }
 
-/// Reads `sign`, a number of at most `most`, and the line's end; gives the number and where the
-/// next byte is.
-fn length_line(
-    input: &[u8],
-    at: usize,
-    sign: u8,
-    most: usize,
-) -> Result<Option<(usize, usize)>, Malformed> {
-    let Some((first, rest)) = input.get(at..).and_then(<[u8]>::split_first) else {
-        return Ok(None);
-    };
-    if *first != sign {
-        return Err(Malformed(if sign == b'$' { "expected '$'" } else { "expected '*'" }));
-    }
+/// Reads a number and the line's end; gives it and where the next byte is. `wrong` says that the line
+/// does not end, and that it holds no number.
+fn number(input: &[u8], at: usize, wrong: (Why, Why)) -> Result<Option<(usize, usize)>, Why> {
+    let Some(rest) = input.get(at..) else { return Ok(None) };
     let window = &rest[..rest.len().min(LENGTH_LINE_MAX)];
     let Some(digits) = window.iter().position(|&b| b == b'\r') else {
         return match window.len() < LENGTH_LINE_MAX {
             true => Ok(None),
-            false => Err(Malformed("invalid length")),
+            false => Err(wrong.0),
         };
     };
     match rest.get(digits + 1) {
         None => return Ok(None),
         Some(b'\n') => {}
-        Some(_) => return Err(Malformed("invalid length")),
+        Some(_) => return Err(wrong.1),
     }
     let text = &rest[..digits];
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return Err(Malformed("invalid length"));
+        return Err(wrong.1);
     }
     let digit = |n: usize, d: &u8| n.saturating_mul(10).saturating_add(usize::from(d - b'0'));
-    let number = text.iter().fold(0, digit);
-    if number > most {
-        return Err(Malformed("invalid length: too large"));
-    }
-    Ok(Some((number, at + 1 + digits + 2)))
+    Ok(Some((text.iter().fold(0, digit), at + digits + 2)))
 }
 
-/// Plain words, as typed into telnet.
-fn take_inline(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Malformed> {
+/// Words, as typed into telnet. Quotes hold a word with spaces together: in double ones `\n`, `\r`,
+/// `\t`, `\b`, `\a` and `\xff` are bytes, in single ones only `\'` is another than it looks.
+fn take_inline(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Why> {
     let window = &input[..input.len().min(INLINE_BYTES_MAX)];
     let Some(end) = window.iter().position(|&b| b == b'\n') else {
         return match window.len() < INLINE_BYTES_MAX {
             true => Ok(None),
-            false => Err(Malformed("too big inline request")),
+            false => Err(Why::Inline),
         };
     };
-    let line = input.split_to(end + 1).freeze();
-    let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    Ok(Some(words.map(|word| line.slice_ref(word)).collect()))
+    let line = input.split_to(end + 1);
+    let (mut rest, mut words) = (&line[..], Vec::new());
+    loop {
+        rest = rest.trim_ascii_start();
+        if rest.is_empty() {
+            return Ok(Some(words));
+        }
+        words.push(take_word(&mut rest)?);
+    }
+}
+
+fn take_word(rest: &mut &[u8]) -> Result<Bytes, Why> {
+    let mut word = Vec::new();
+    while let Some((&byte, after)) = rest.split_first() {
+        match byte {
+            b'"' | b'\'' => {
+                *rest = after;
+                take_quoted(rest, byte, &mut word)?;
+                let ends = rest.first().is_none_or(u8::is_ascii_whitespace);
+                return if ends { Ok(word.into()) } else { Err(Why::Quotes) };
+            }
+            _ if byte.is_ascii_whitespace() => break,
+            _ => word.push(byte),
+        }
+        *rest = after;
+    }
+    Ok(word.into())
+}
+
+fn take_quoted(rest: &mut &[u8], quote: u8, word: &mut Vec<u8>) -> Result<(), Why> {
+    loop {
+        let (byte, len) = match (*rest, quote) {
+            ([], _) => return Err(Why::Quotes),
+            ([b'\\', b'x', high, low, ..], b'"')
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                let digit = |b: u8| (b as char).to_digit(16).unwrap_or(0) as u8;
+                (digit(*high) << 4 | digit(*low), 4)
+            }
+            ([b'\\', escaped, ..], b'"') => {
+                let byte = match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => *other,
+                };
+                (byte, 2)
+            }
+            ([b'\\', b'\'', ..], b'\'') => (b'\'', 2),
+            ([end, ..], _) if *end == quote => {
+                *rest = &rest[1..];
+                return Ok(());
+            }
+            ([byte, ..], _) => (*byte, 1),
+        };
+        word.push(byte);
+        *rest = &rest[len..];
+    }
+}
+
+/// How replies are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// What every client understands.
+    #[default]
+    Resp2,
+    /// With maps and a nil of its own.
+    Resp3,
 }
 
 /// Appends a reply.
-pub fn put_reply(output: &mut BytesMut, reply: &Reply) {
-    let encoded = extend_encode(output, reply, false);
-    assert!(encoded.is_ok(), "the buffer grows as needed: {encoded:?}");
+pub fn put_reply(output: &mut BytesMut, reply: &Reply, protocol: Protocol) {
+    let new = protocol == Protocol::Resp3;
+    match reply {
+        Reply::Simple(text) => line(output, b'+', text.as_bytes()),
+        Reply::Error(text) => {
+            // Words of a client may be in it; a line end would be a reply of their own.
+            let text = text.replace(['\r', '\n'], " ");
+            line(output, b'-', text.as_bytes());
+        }
+        Reply::Integer(number) => line(output, b':', number.to_string().as_bytes()),
+        Reply::Bulk(bytes) => bulk(output, b'$', &[], bytes),
+        Reply::Verbatim(text) if new => bulk(output, b'=', b"txt:", text.as_bytes()),
+        Reply::Verbatim(text) => bulk(output, b'$', &[], text.as_bytes()),
+        Reply::Null | Reply::NullArray if new => line(output, b'_', b""),
+        Reply::Null => line(output, b'$', b"-1"),
+        Reply::NullArray => line(output, b'*', b"-1"),
+        Reply::Array(all) => {
+            line(output, b'*', all.len().to_string().as_bytes());
+            all.iter().for_each(|one| put_reply(output, one, protocol));
+        }
+        Reply::Map(all) => {
+            let (sign, len) = if new { (b'%', all.len()) } else { (b'*', 2 * all.len()) };
+            line(output, sign, len.to_string().as_bytes());
+            for (key, value) in all {
+                put_reply(output, key, protocol);
+                put_reply(output, value, protocol);
+            }
+        }
+    }
 }
 
-/// `+OK`.
-pub fn ok() -> Reply {
-    simple("OK")
+fn line(output: &mut BytesMut, sign: u8, text: &[u8]) {
+    output.reserve(text.len() + 3);
+    output.put_u8(sign);
+    output.put_slice(text);
+    output.put_slice(b"\r\n");
 }
 
-/// A short reply without line ends.
-pub fn simple(text: &'static str) -> Reply {
-    Reply::SimpleString(Bytes::from_static(text.as_bytes()))
-}
-
-/// A failure; the text starts with its class, like `ERR`.
-pub fn error(text: impl std::fmt::Display) -> Reply {
-    let text = text.to_string().replace(['\r', '\n'], " ");
-    Reply::Error(text.into())
-}
-
-/// A failure of the class `ERR`.
-pub fn err(text: impl std::fmt::Display) -> Reply {
-    error(format_args!("ERR {text}"))
-}
-
-/// Bytes.
-pub fn bulk(bytes: impl Into<Bytes>) -> Reply {
-    Reply::BulkString(bytes.into())
+fn bulk(output: &mut BytesMut, sign: u8, mark: &[u8], bytes: &[u8]) {
+    let len = mark.len() + bytes.len();
+    line(output, sign, len.to_string().as_bytes());
+    output.reserve(len + 2);
+    output.put_slice(mark);
+    output.put_slice(bytes);
+    output.put_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -169,7 +294,7 @@ mod tests {
     use super::*;
 
     fn take(input: &[u8]) -> Result<Option<Vec<Bytes>>, Malformed> {
-        take_command(&mut BytesMut::from(input))
+        take_command(&mut BytesMut::from(input), true)
     }
 
     #[test]
@@ -205,7 +330,43 @@ mod tests {
     #[test]
     fn plain_words_are_a_command() {
         assert_eq!(take(b"  PING  hello\r\n").unwrap().unwrap(), [&b"PING"[..], b"hello"]);
+        assert_eq!(
+            take(b"'a b' \"\\x41\\n\\\"\" ''\n").unwrap().unwrap(),
+            [&b"a b"[..], b"A\n\"", b""]
+        );
+        assert_eq!(take(b"\"a\"b\n"), Err(Malformed(Why::Quotes)));
+        assert_eq!(take(b"set k \"\n"), Err(Malformed(Why::Quotes)));
         assert_eq!(take(b"\r\n").unwrap().unwrap(), Vec::<Bytes>::new());
         assert_eq!(take(b"*0\r\n").unwrap().unwrap(), Vec::<Bytes>::new());
+    }
+
+    #[test]
+    fn replies_look_as_their_version_has_them() {
+        let all = [
+            (Reply::Null, "$-1\r\n", "_\r\n"),
+            (Reply::NullArray, "*-1\r\n", "_\r\n"),
+            (
+                Reply::Map(vec![(Reply::text("a"), 1.into())]),
+                "*2\r\n$1\r\na\r\n:1\r\n",
+                "%1\r\n$1\r\na\r\n:1\r\n",
+            ),
+            (Reply::Verbatim("x".into()), "$1\r\nx\r\n", "=5\r\ntxt:x\r\n"),
+            (Reply::err("a\r\nb"), "-ERR a  b\r\n", "-ERR a  b\r\n"),
+        ];
+        for (reply, old, new) in all {
+            for (protocol, text) in [(Protocol::Resp2, old), (Protocol::Resp3, new)] {
+                let mut output = BytesMut::new();
+                put_reply(&mut output, &reply, protocol);
+                assert_eq!(output, text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_without_password_is_held_short() {
+        let mut many = BytesMut::from(&b"*11\r\n"[..]);
+        assert_eq!(take_command(&mut many, false), Err(Malformed(Why::UnknownCount)));
+        let mut long = BytesMut::from(&b"*1\r\n$16385\r\n"[..]);
+        assert_eq!(take_command(&mut long, false), Err(Malformed(Why::UnknownLength)));
     }
 }

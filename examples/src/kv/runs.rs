@@ -7,8 +7,10 @@
 //! zeroes.
 //!
 //! Guarantees that a walk ends: each run must carry bytes that are still missing. Does not decide
-//! which values come here. Called by `tree` (logged values), `writer` (large ones) and `snapshot`.
+//! which values come here. Called by `tree` (logged values), `plan` (large ones) and `snapshot`.
 
+use bytes::Bytes;
+use bytes::BytesMut;
 use foliant::Object;
 
 use crate::kv::draft::Draft;
@@ -116,6 +118,33 @@ pub async fn write_below(object: &Object, runs: &[Run], value: &[u8]) -> Result<
         object.write_at(u64::from(run.0) * PAGE_BYTES as u64, &bytes).await?;
     }
     Ok(reference(runs, value))
+}
+
+/// As `reserve`, past the free list: for values that a group makes after it has freed pages, which
+/// could be those that the list gives out.
+pub fn reserve_end(draft: &mut Draft<'_>, value: &[u8]) -> Result<Vec<Run>> {
+    let count = (value.len() + HEADER).div_ceil(PAGE_BYTES) as u32;
+    Ok(vec![(space::take_end(draft, count)?, count)])
+}
+
+/// A value as it is after the changes so far.
+pub async fn read(draft: &mut Draft<'_>, first: RunRef) -> Result<Bytes> {
+    let mut value = BytesMut::new();
+    let (mut run, mut missing) = (first, first.bytes as usize);
+    while missing > 0 {
+        check(run, missing, draft.meta.pages)?;
+        draft.load(run.first).await?;
+        let following = next(run, draft.page(run.first))?;
+        let mut skip = HEADER;
+        for no in run.first..run.first + run.pages {
+            draft.load(no).await?;
+            let part = missing.min(PAGE_BYTES - skip);
+            value.extend_from_slice(&draft.page(no)[skip..skip + part]);
+            (missing, skip) = (missing - part, 0);
+        }
+        run = following;
+    }
+    Ok(value.freeze())
 }
 
 /// Gives all pages of a value back.

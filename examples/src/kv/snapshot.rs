@@ -13,6 +13,7 @@ use foliant::Object;
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::limits::PAGE_BYTES;
+use crate::kv::op::Entry;
 use crate::kv::page::HEADER;
 use crate::kv::page::Node;
 use crate::kv::page::RunRef;
@@ -71,15 +72,44 @@ impl Snapshot {
         Ok(())
     }
 
-    /// The value of a key.
-    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+    /// What a key stands for, ended or not; without its value (empty) if that is not wanted.
+    pub async fn get(&self, key: &[u8], wants_value: bool) -> Result<Option<Entry>> {
         let mut page = blank();
         let no = self.leaf(key, &mut page).await?;
         let node = Node::open(no, &page)?;
         match node.search(key)? {
-            Ok(index) => Ok(Some(self.value(node.value(index)?).await?)),
+            Ok(index) => {
+                let expires = node.expires(index)?;
+                let value = match wants_value {
+                    true => self.value(node.value(index)?).await?,
+                    false => Bytes::new(),
+                };
+                Ok(Some(Entry { value, expires }))
+            }
             Err(_) => Ok(None),
         }
+    }
+
+    /// A key somewhere: `dice` chooses a child on each level and a key of the leaf. None in an empty
+    /// tree. Keys of emptier nodes come more often.
+    pub async fn any_key(&self, mut dice: impl FnMut() -> u64) -> Result<Option<Bytes>> {
+        let mut page = blank();
+        let mut no = self.root();
+        for level in (0..self.height()).rev() {
+            self.read(no, &mut page).await?;
+            let node = Node::open(no, &page)?;
+            node.check_level(level)?;
+            if level > 0 {
+                no = node.child((dice() % (node.len() as u64 + 1)) as usize)?;
+                continue;
+            }
+            if node.is_empty() {
+                return Ok(None);
+            }
+            let key = node.key((dice() % node.len() as u64) as usize)?;
+            return Ok(Some(Bytes::copy_from_slice(key)));
+        }
+        Ok(None)
     }
 
     /// Brings the pages on the way to a key into the engine's cache.

@@ -5,7 +5,10 @@
 //! be younger than the last durable one. Readers do not wait for writers. Dropping the future of a
 //! write that waits in the queue or later does not stop the write.
 //!
-//! Does not cache: the engine does. Called by `execute` and `demo`.
+//! Entries carry the time at which they end, but the store knows no time: an ended entry is there until
+//! somebody takes it away, and who reads says what it means.
+//!
+//! Does not cache: the engine does. Called by `execute`, `sweep` and `demo`.
 
 use std::sync::Arc;
 
@@ -28,15 +31,19 @@ use crate::kv::meta::META_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::meta::ROOT_FIRST;
 use crate::kv::node::NodeMut;
+use crate::kv::op::Entry;
 use crate::kv::op::Group;
 use crate::kv::op::Op;
 use crate::kv::op::Outcome;
+use crate::kv::op::Promise;
 use crate::kv::op::check_key;
 use crate::kv::page::Kind;
 use crate::kv::page::blank;
 use crate::kv::snapshot::Snapshot;
+use crate::kv::units::Millis;
 use crate::kv::view::Current;
 use crate::kv::view::Views;
+use crate::kv::watch::Watches;
 use crate::kv::writer::Answer;
 use crate::kv::writer::Request;
 use crate::kv::writer::Writer;
@@ -52,6 +59,7 @@ struct Inner {
     engine: Engine,
     object: Object,
     views: Current,
+    watches: Arc<Watches>,
     /// The writer's queue; none after `close`. Held to clone the sender, never over an await.
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     /// The writer task; taken by the one `close` that waits for it.
@@ -63,6 +71,8 @@ struct Inner {
 pub struct Scanned {
     /// Ascending.
     pub entries: Vec<(Bytes, Bytes)>,
+    /// When each of them ends.
+    pub expires: Vec<Option<Millis>>,
     /// There is nothing behind them.
     pub at_end: bool,
 }
@@ -72,6 +82,11 @@ impl Store {
     ///
     /// Errors: `NotAStore`, `Engine`.
     pub async fn open(engine: &Engine, name: &str) -> Result<Self> {
+        Self::open_with(engine, name, Promise::Durable).await
+    }
+
+    /// As `open`; `promise` is what a returned write stands for.
+    pub async fn open_with(engine: &Engine, name: &str, promise: Promise) -> Result<Self> {
         let object = match engine.object(name).await {
             Err(cause) if cause.kind() == ErrorKind::NotFound => engine.create(name).await?,
             found => found?,
@@ -79,17 +94,20 @@ impl Store {
         let meta = match object.size() {
             // Made, and not filled before a crash.
             0 => make(engine, &object).await?,
-            _ => load(&object).await?,
+            _ => load(engine, &object).await?,
         };
         let views = Views::new(meta);
         let current = views.current();
         let (sender, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        let writer = Writer::new(engine.clone(), object.clone(), views, meta);
+        let watches = Arc::new(Watches::default());
+        let (state, told) = ((views, meta), watches.clone());
+        let writer = Writer::new(engine.clone(), object.clone(), state, told, promise);
         let task = tokio::spawn(writer.run(queue));
         let inner = Inner {
             engine: engine.clone(),
             object,
             views: current,
+            watches,
             queue: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(task)),
         };
@@ -106,6 +124,16 @@ impl Store {
         self.inner.views.get().meta().keys
     }
 
+    /// Of which end at some time, or have ended and are still there.
+    pub fn expiring(&self) -> u64 {
+        self.inner.views.get().meta().expiring
+    }
+
+    /// Who is told of changes.
+    pub fn watches(&self) -> Arc<Watches> {
+        self.inner.watches.clone()
+    }
+
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -119,9 +147,16 @@ impl Store {
     ///
     /// Errors: `KeyLength`, `Damaged`, `Engine`. Dropping the future has no effect.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.entry(key, true).await?.map(|entry| entry.value))
+    }
+
+    /// What a key stands for, ended or not; without its value (empty) if that is not wanted.
+    ///
+    /// Errors: as `get`.
+    pub async fn entry(&self, key: &[u8], wants_value: bool) -> Result<Option<Entry>> {
         check_key(key)?;
         for _ in 0..READ_RETRIES_MAX {
-            match self.snapshot().get(key).await {
+            match self.snapshot().get(key, wants_value).await {
                 Err(Error::ViewExpired) => continue,
                 answer => return answer,
             }
@@ -133,9 +168,20 @@ impl Store {
     ///
     /// Errors: as `get`.
     pub async fn contains(&self, key: &[u8]) -> Result<bool> {
-        check_key(key)?;
-        let found = self.scan_keys(key, 1).await?;
-        Ok(found.entries.first().is_some_and(|(found, _)| found == key))
+        Ok(self.entry(key, false).await?.is_some())
+    }
+
+    /// A key somewhere, none if there is none; `dice` gives numbers to choose it by.
+    ///
+    /// Errors: `Damaged`, `Engine`.
+    pub async fn any_key(&self, mut dice: impl FnMut() -> u64) -> Result<Option<Bytes>> {
+        for _ in 0..READ_RETRIES_MAX {
+            match self.snapshot().any_key(&mut dice).await {
+                Err(Error::ViewExpired) => continue,
+                answer => return answer,
+            }
+        }
+        Err(Error::ViewExpired)
     }
 
     /// Up to `limit` keys from `from` on, in order, with values of up to about `bytes_max` bytes
@@ -172,18 +218,19 @@ impl Store {
     ) -> Result<Scanned> {
         let snapshot = self.snapshot();
         let mut cursor = Cursor::seek(&snapshot, from).await?;
-        let mut entries = Vec::new();
+        let (mut entries, mut ends) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         while entries.len() < limit && bytes < bytes_max {
-            let Some((key, stored)) = cursor.next().await? else {
-                return Ok(Scanned { entries, at_end: true });
+            let Some((key, stored, end)) = cursor.next().await? else {
+                return Ok(Scanned { entries, expires: ends, at_end: true });
             };
             let value = if values { snapshot.value(stored).await? } else { Bytes::new() };
             bytes += value.len();
             entries.push((Bytes::copy_from_slice(key), value));
+            ends.push(end);
         }
         let at_end = cursor.next().await?.is_none();
-        Ok(Scanned { entries, at_end })
+        Ok(Scanned { entries, expires: ends, at_end })
     }
 
     /// Applies groups of changes in order, each atomically; durable on return.
@@ -224,7 +271,7 @@ impl Store {
     async fn write_one(&self, op: Op) -> Result<Outcome> {
         let mut answer = self.write(vec![vec![op]]).await?;
         let outcomes = answer.pop().unwrap_or(Err(Error::Closed))?;
-        outcomes.first().copied().ok_or(Error::Closed)
+        outcomes.into_iter().next().ok_or(Error::Closed)
     }
 
     /// Stores a value; durable on return.
@@ -277,7 +324,7 @@ async fn make(engine: &Engine, object: &Object) -> Result<Meta> {
     Ok(meta)
 }
 
-async fn load(object: &Object) -> Result<Meta> {
+async fn load(engine: &Engine, object: &Object) -> Result<Meta> {
     let mut bytes = [0; META_BYTES];
     if object.read_at(0, &mut bytes).await? < META_BYTES {
         return Err(Error::NotAStore { why: "the object is too short" });
@@ -288,6 +335,12 @@ async fn load(object: &Object) -> Result<Meta> {
         // A large value whose commit did not come before the crash.
         object.truncate(end).await?;
         object.sync().await?;
+    }
+    if Meta::is_old(&bytes) {
+        // From now on pages may hold what an older program does not know.
+        let mut transaction = engine.transaction();
+        transaction.write_at(object, 0, &meta.encode())?;
+        transaction.commit().await?.durable().await?;
     }
     Ok(meta)
 }

@@ -1,16 +1,22 @@
-//! The B+tree's changes: put and delete in a draft.
+//! The B+tree's changes: put, delete and the time at which an entry ends, in a draft.
 //!
-//! Guarantees an ordered tree of height `meta.height` in which all leaves have the same depth, and
-//! that a value's overflow pages live exactly as long as the value. A key or value out of bounds was
-//! refused before (`op`). An error leaves the draft half changed: its owner drops it.
+//! Guarantees an ordered tree of height `meta.height` in which all leaves have the same depth, that a
+//! value's overflow pages live exactly as long as the value, and that `meta` counts the keys and those
+//! that end. A key or value out of bounds was refused before (`op`). An error leaves the draft half
+//! changed: its owner drops it.
 //!
-//! Does not read for clients (`snapshot`, `cursor`) and does not commit. Called by `writer`.
+//! Does not read for clients (`snapshot`, `cursor`) and does not commit. Called by `plan`.
+
+use bytes::Bytes;
 
 use crate::kv::balance;
 use crate::kv::draft::Draft;
 use crate::kv::error::Result;
+use crate::kv::op::Entry;
+use crate::kv::op::Expiry;
 use crate::kv::op::Outcome;
 use crate::kv::op::When;
+use crate::kv::op::is_live;
 use crate::kv::page::Node;
 use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
@@ -19,6 +25,7 @@ use crate::kv::page::leaf_cell;
 use crate::kv::path::Path;
 use crate::kv::path::descend;
 use crate::kv::runs;
+use crate::kv::units::Millis;
 
 /// A value on its way into the tree.
 #[derive(Debug, Clone, Copy)]
@@ -29,20 +36,33 @@ pub enum NewValue<'a> {
     Placed(RunRef),
 }
 
+/// How a value is to be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// Whether at all.
+    pub when: When,
+    /// Until when.
+    pub expires: Expiry,
+    /// What ended before counts as missing.
+    pub now: Millis,
+}
+
 /// Stores a value, if the condition holds.
 pub async fn put(
     draft: &mut Draft<'_>,
     key: &[u8],
     value: NewValue<'_>,
-    when: When,
+    how: How,
 ) -> Result<Outcome> {
     let path = descend(draft, key).await?;
     let node = draft.node(path.leaf)?;
     let found = node.search(key)?;
-    let refused = match when {
+    let end = found.map_or(Ok(None), |index| node.expires(index))?;
+    let there = found.is_ok() && is_live(end, how.now);
+    let refused = match how.when {
         When::Always => false,
-        When::Missing => found.is_ok(),
-        When::Present => found.is_err(),
+        When::Missing => there,
+        When::Present => !there,
     };
     if refused {
         if let NewValue::Placed(run) = value {
@@ -57,15 +77,61 @@ pub async fn put(
     if let Some(old) = old {
         runs::free(draft, old).await?;
     }
-    let cell = match value {
-        NewValue::Bytes(bytes) if fits_inline(key, bytes) => leaf_cell(key, Stored::Inline(bytes)),
-        NewValue::Bytes(bytes) => {
-            leaf_cell(key, Stored::Overflow(runs::write_logged(draft, bytes).await?))
-        }
-        NewValue::Placed(run) => leaf_cell(key, Stored::Overflow(run)),
+    let expires = match how.expires {
+        Expiry::Never => None,
+        Expiry::Keep => end.filter(|_| there),
+        Expiry::At(time) => Some(time),
     };
+    count_expiring(draft, end, expires);
+    let stored = match value {
+        NewValue::Bytes(bytes) if fits_inline(key, bytes, expires) => Stored::Inline(bytes),
+        NewValue::Bytes(bytes) => Stored::Overflow(runs::write_logged(draft, bytes).await?),
+        NewValue::Placed(run) => Stored::Overflow(run),
+    };
+    let cell = leaf_cell(key, stored, expires);
     replace(draft, path, found, &cell).await?;
     Ok(Outcome::Stored)
+}
+
+/// What `key` stands for after the changes so far, ended or not; without its value (empty) if that is
+/// not wanted.
+pub async fn get(draft: &mut Draft<'_>, key: &[u8], wants_value: bool) -> Result<Option<Entry>> {
+    let path = descend(draft, key).await?;
+    let node = draft.node(path.leaf)?;
+    let Ok(index) = node.search(key)? else { return Ok(None) };
+    let expires = node.expires(index)?;
+    let value = match node.value(index)? {
+        _ if !wants_value => Bytes::new(),
+        Stored::Inline(bytes) => Bytes::copy_from_slice(bytes),
+        Stored::Overflow(run) => runs::read(draft, run).await?,
+    };
+    Ok(Some(Entry { value, expires }))
+}
+
+/// Lets an entry that is there end at another time. Its value stays where it is, unless it no longer
+/// fits beside the time.
+pub async fn expire(draft: &mut Draft<'_>, key: &[u8], expires: Option<Millis>) -> Result<()> {
+    let path = descend(draft, key).await?;
+    let node = draft.node(path.leaf)?;
+    let found = node.search(key)?;
+    let Ok(index) = found else { return Ok(()) };
+    let end = node.expires(index)?;
+    if let Stored::Inline(bytes) = node.value(index)?
+        && !fits_inline(key, bytes, expires)
+    {
+        let value = bytes.to_vec();
+        let expires = expires.map_or(Expiry::Never, Expiry::At);
+        let how = How { when: When::Always, expires, now: 0 };
+        return put(draft, key, NewValue::Bytes(&value), how).await.map(|_| ());
+    }
+    let cell = leaf_cell(key, node.value(index)?, expires);
+    count_expiring(draft, end, expires);
+    replace(draft, path, found, &cell).await
+}
+
+fn count_expiring(draft: &mut Draft<'_>, before: Option<Millis>, after: Option<Millis>) {
+    let count = &mut draft.meta.expiring;
+    *count = (*count + u64::from(after.is_some())).saturating_sub(before.is_some().into());
 }
 
 async fn replace(
@@ -91,18 +157,41 @@ async fn replace(
     balance::insert(draft, path, index, cell).await
 }
 
-/// Takes a key away.
-pub async fn delete(draft: &mut Draft<'_>, key: &[u8]) -> Result<Outcome> {
+/// Takes a key away; says whether it was there at `now`.
+pub async fn delete(draft: &mut Draft<'_>, key: &[u8], now: Millis) -> Result<Outcome> {
+    remove(draft, key, |_| true).await.map(|end| match end {
+        Some(end) => Outcome::Deleted(is_live(end, now)),
+        None => Outcome::Deleted(false),
+    })
+}
+
+/// Takes a key away if it has ended at `now`; says whether it did.
+pub async fn sweep(draft: &mut Draft<'_>, key: &[u8], now: Millis) -> Result<Outcome> {
+    let gone = remove(draft, key, |end| !is_live(end, now)).await?;
+    Ok(Outcome::Deleted(gone.is_some()))
+}
+
+/// Takes a key away if it is there and `wanted`; gives its end.
+async fn remove(
+    draft: &mut Draft<'_>,
+    key: &[u8],
+    wanted: impl Fn(Option<Millis>) -> bool,
+) -> Result<Option<Option<Millis>>> {
     let path = descend(draft, key).await?;
     let node = draft.node(path.leaf)?;
-    let Ok(index) = node.search(key)? else { return Ok(Outcome::Deleted(false)) };
+    let Ok(index) = node.search(key)? else { return Ok(None) };
+    let end = node.expires(index)?;
+    if !wanted(end) {
+        return Ok(None);
+    }
     if let Some(old) = overflow_of(node, index)? {
         runs::free(draft, old).await?;
     }
     draft.node_mut(path.leaf, 64)?.remove(index)?;
     draft.meta.keys = draft.meta.keys.saturating_sub(1);
+    count_expiring(draft, end, None);
     balance::after_removal(draft, path).await?;
-    Ok(Outcome::Deleted(true))
+    Ok(Some(end))
 }
 
 fn overflow_of(node: Node<'_>, index: usize) -> Result<Option<RunRef>> {

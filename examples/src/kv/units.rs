@@ -6,5 +6,7 @@ use crate::kv::limits::PAGE_BYTES;
 
 /// The number of a page; its bytes start at number * 4096 of the object.
 pub type PageNo = u32;
+/// Milliseconds since 1970, in UTC.
+pub type Millis = u64;
 /// The bytes of a page.
 pub type Page = [u8; PAGE_BYTES];

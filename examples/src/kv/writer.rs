@@ -9,6 +9,9 @@
 //! of one client keep its order; what one group does wrong harms no other. On an engine failure all
 //! groups of the commit hear it. Ends when all senders are gone and everything is answered.
 //!
+//! With `Promise::EverySecond` an answer comes when its commit is visible, and one task makes durable
+//! once a second what has been committed. The end of the writer is durable in any case.
+//!
 //! Does not check operations (`op`) and does not read for clients. Called by `store`.
 
 use std::collections::VecDeque;
@@ -25,6 +28,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::kv::draft::Draft;
@@ -34,16 +39,20 @@ use crate::kv::limits::BATCH_REQUESTS_MAX;
 use crate::kv::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::kv::limits::LOGGED_VALUE_BYTES_MAX;
 use crate::kv::limits::PAGE_BYTES;
+use crate::kv::limits::SETTLE_PAUSE;
 use crate::kv::limits::WARM_READS_MAX;
 use crate::kv::meta::Meta;
 use crate::kv::op::Group;
 use crate::kv::op::Op;
 use crate::kv::op::Outcome;
+use crate::kv::op::Promise;
 use crate::kv::plan;
 use crate::kv::plan::Job;
+use crate::kv::plan::Place;
 use crate::kv::plan::Plan;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::view::Views;
+use crate::kv::watch::Watches;
 
 /// The answer to a request: for each of its groups what became of its operations.
 pub type Answer = Vec<Result<Vec<Outcome>>>;
@@ -63,6 +72,8 @@ pub struct Writer {
     object: Object,
     views: Views,
     meta: Meta,
+    watches: Arc<Watches>,
+    promise: Promise,
     /// Bounds the commits on their way to durability.
     in_flight: Arc<Semaphore>,
     /// The answering tasks.
@@ -72,6 +83,8 @@ pub struct Writer {
     misses: u64,
     /// The last commit: a group that changed nothing may still build on it.
     last: Option<Commit>,
+    /// The same, for the task that makes it durable once a second.
+    newest: watch::Sender<Option<Commit>>,
 }
 
 /// A planned batch is committed, refused, or must be tried in smaller pieces.
@@ -83,14 +96,36 @@ enum Fate {
 
 impl Writer {
     /// A writer on the state `meta`.
-    pub fn new(engine: Engine, object: Object, views: Views, meta: Meta) -> Self {
+    pub fn new(
+        engine: Engine,
+        object: Object,
+        (views, meta): (Views, Meta),
+        watches: Arc<Watches>,
+        promise: Promise,
+    ) -> Self {
         let in_flight = Arc::new(Semaphore::new(COMMITS_IN_FLIGHT_MAX));
         let tasks = TaskTracker::new();
-        Self { engine, object, views, meta, in_flight, tasks, misses: 0, last: None }
+        let newest = watch::Sender::new(None);
+        Self {
+            engine,
+            object,
+            views,
+            meta,
+            watches,
+            promise,
+            in_flight,
+            tasks,
+            misses: 0,
+            last: None,
+            newest,
+        }
     }
 
     /// Serves the queue to its end.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        if self.promise == Promise::EverySecond {
+            self.tasks.spawn(settle_every_second(self.newest.subscribe()));
+        }
         let mut batch = Vec::with_capacity(BATCH_REQUESTS_MAX);
         loop {
             let permit = self.in_flight.clone().acquire_owned().await;
@@ -100,6 +135,8 @@ impl Writer {
             }
             self.serve(std::mem::take(&mut batch), permit).await;
         }
+        // What waits for a next commit ends.
+        drop(self.newest);
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -115,7 +152,10 @@ impl Writer {
             jobs.extend(groups.into_iter().enumerate().map(job));
         }
         self.apply(jobs, &mut answers).await;
-        let last = self.last.clone();
+        let last = match self.promise {
+            Promise::Durable => self.last.clone(),
+            Promise::EverySecond => None,
+        };
         self.tasks.spawn(async move {
             let durable = match last {
                 Some(commit) => commit.durable().await,
@@ -142,7 +182,9 @@ impl Writer {
         let mut most = usize::MAX;
         while !jobs.is_empty() {
             let limits = self.limits(most);
-            let plan = plan::fill(&object, &mut self.views, self.meta, &mut jobs, limits).await;
+            let (object, views, watches) = (&object, &mut self.views, &self.watches);
+            let mut place = Place { object, views, watches };
+            let plan = plan::fill(&mut place, self.meta, &mut jobs, limits).await;
             most = plan.most_next;
             if let Some((job, cause)) = plan.refused {
                 answers[job.request].1[job.index] = Err(cause);
@@ -159,6 +201,7 @@ impl Writer {
                 Fate::Done => Ok(()),
             };
             for (job, outcome) in done {
+                plan::touch(&self.watches, &job.group, &outcome);
                 answers[job.request].1[job.index] = outcomes.clone().map(|()| outcome);
             }
         }
@@ -172,7 +215,7 @@ impl Writer {
         }
         let snapshot = Snapshot::new(self.object.clone(), self.views.current().get());
         let ops = jobs.iter().flat_map(|job| &job.group);
-        let keys: Vec<Bytes> = ops.filter_map(Op::key).cloned().collect();
+        let keys: Vec<Bytes> = ops.flat_map(Op::keys).cloned().collect();
         let reads = keys.into_iter().map(|key| {
             let snapshot = snapshot.clone();
             async move { snapshot.warm(&key).await }
@@ -212,7 +255,10 @@ impl Writer {
         }
         self.views.advance(self.meta);
         match committed {
-            Ok(commit) => self.last = Some(commit),
+            Ok(commit) => {
+                self.newest.send_replace(Some(commit.clone()));
+                self.last = Some(commit);
+            }
             Err(cause) if cause.kind() == ErrorKind::TooLarge => return Fate::TooLarge,
             Err(cause) => return Fate::Failed(cause.into()),
         }
@@ -237,4 +283,30 @@ impl Writer {
             Err(cause) => Fate::Failed(cause.into()),
         }
     }
+}
+
+/// Makes durable what was committed, about once a second, and at the end.
+async fn settle_every_second(mut newest: watch::Receiver<Option<Commit>>) {
+    loop {
+        let goes_on = newest.changed().await.is_ok();
+        let commit = newest.borrow_and_update().clone();
+        if let Some(commit) = commit
+            && let Err(cause) = commit.durable().await
+        {
+            // The engine has stopped its writes: all further ones fail and say so.
+            tracing::error!("commits that were answered are not durable: {cause}");
+        }
+        if !goes_on {
+            return;
+        }
+        tokio::select! {
+            () = sleep(SETTLE_PAUSE) => {}
+            () = closed(newest.clone()) => {}
+        }
+    }
+}
+
+/// Waits until there will be no next commit.
+async fn closed(mut newest: watch::Receiver<Option<Commit>>) {
+    while newest.changed().await.is_ok() {}
 }

@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn put(node: &mut NodeMut<'_>, model: &mut Model, key: Vec<u8>, value: Vec<u8>) {
-    let cell = leaf_cell(&key, Stored::Inline(&value));
+    let cell = leaf_cell(&key, Stored::Inline(&value), None);
     let found = node.node().search(&key).unwrap();
     assert_eq!(found.is_ok(), model.contains_key(&key));
     let index = match found {
@@ -105,7 +105,7 @@ fn poke(page: &mut Page, index: usize, key: &[u8]) {
         let _ = NodeMut::open(7, &mut copy).unwrap().remove(index);
         let _ = Node::open(7, &copy).unwrap();
     }
-    let cell = leaf_cell(key, Stored::Inline(&[1; 300]));
+    let cell = leaf_cell(key, Stored::Inline(&[1; 300]), Some(7));
     let mut node = NodeMut::open(7, page).unwrap();
     let _ = node.insert(index, &cell);
     let _ = node.cut(index / 2);

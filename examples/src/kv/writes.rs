@@ -1,0 +1,131 @@
+//! The writes of one client that wait to be sent, and their replies.
+//!
+//! Write commands are gathered: those that a client has sent in a row go to the writer as one
+//! request, and their replies come in order when all of them are durable. Each command is atomic (DEL
+//! and MSET of more than `ATOMIC_KEYS_MAX` keys are cut), and so is a transaction, of any length.
+//!
+//! Does not send them. Called by `connection` and `execute`.
+
+use crate::kv::ask::Part;
+use crate::kv::ask::Shape;
+use crate::kv::ask::Write;
+use crate::kv::error::Error;
+use crate::kv::limits::ATOMIC_KEYS_MAX;
+use crate::kv::op::Group;
+use crate::kv::op::Op;
+use crate::kv::op::Outcome;
+use crate::kv::reply::OK;
+use crate::kv::reply::Reply;
+use crate::kv::writer::Answer;
+
+/// Write commands of one client that were not sent to the writer yet.
+#[derive(Debug, Default)]
+pub struct Writes {
+    groups: Vec<Group>,
+    /// What to reply, in order, and how many groups each reply is about.
+    replies: Vec<(Shape, usize)>,
+    bytes: usize,
+}
+
+impl Writes {
+    /// Takes a write command.
+    pub fn take(&mut self, Write { mut ops, shape }: Write) {
+        let before = self.groups.len();
+        self.bytes += ops.iter().map(Op::bytes).sum::<usize>();
+        let may_be_cut = matches!(shape, Shape::Stored | Shape::Count);
+        while may_be_cut && ops.len() > ATOMIC_KEYS_MAX {
+            let behind = ops.split_off(ATOMIC_KEYS_MAX);
+            self.groups.push(std::mem::replace(&mut ops, behind));
+        }
+        if !ops.is_empty() {
+            self.groups.push(ops);
+        }
+        self.replies.push((shape, self.groups.len() - before));
+    }
+
+    /// Takes a reply that must come behind those of the writes.
+    pub fn take_reply(&mut self, reply: Reply) {
+        self.bytes += reply.bytes();
+        self.replies.push((Shape::Ready(reply), 0));
+    }
+
+    /// Commands in it.
+    pub fn len(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    /// Bytes of keys and values in it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The changes to send.
+    pub fn take_groups(&mut self) -> Vec<Group> {
+        std::mem::take(&mut self.groups)
+    }
+
+    /// The replies, if this is what became of the changes.
+    pub fn replies(self, answer: Result<Answer, Error>) -> Vec<Reply> {
+        let (mut answers, closed) = match answer {
+            Ok(answer) => (answer.into_iter(), None),
+            Err(cause) => (Vec::new().into_iter(), Some(cause)),
+        };
+        let mut replies = Vec::with_capacity(self.replies.len());
+        for (shape, groups) in self.replies {
+            let of_one = match &closed {
+                Some(cause) if groups > 0 => Err(cause.clone()),
+                _ => answers.by_ref().take(groups).collect::<Result<Vec<_>, Error>>(),
+            };
+            replies.push(match of_one {
+                Ok(outcomes) => shaped(shape, outcomes.into_iter().flatten().collect()),
+                Err(cause) => failure(&cause),
+            });
+        }
+        replies
+    }
+}
+
+fn shaped(shape: Shape, outcomes: Vec<Outcome>) -> Reply {
+    let mut outcomes = outcomes.into_iter();
+    match shape {
+        Shape::Ready(reply) => reply,
+        Shape::Stored => match outcomes.next() {
+            Some(Outcome::Refused) => Reply::Null,
+            _ => OK,
+        },
+        Shape::Flag => Reply::from(outcomes.next() != Some(Outcome::Refused)),
+        Shape::Count => {
+            Reply::Integer(outcomes.filter(|o| *o == Outcome::Deleted(true)).count() as i64)
+        }
+        Shape::Answer => match outcomes.next() {
+            Some(Outcome::Answered { reply, .. }) => reply,
+            _ => Reply::err("the command had no effect"),
+        },
+        Shape::Exec { watched: true, .. } if outcomes.next() != Some(Outcome::Passed) => {
+            Reply::NullArray
+        }
+        Shape::Exec { parts, .. } => exec(parts, outcomes),
+    }
+}
+
+fn exec(parts: Vec<Part>, mut outcomes: std::vec::IntoIter<Outcome>) -> Reply {
+    let each = parts.into_iter().map(|part| {
+        let own = outcomes.by_ref().take(part.ops).collect();
+        shaped(part.shape, own)
+    });
+    Reply::Array(each.collect())
+}
+
+/// How a failure of the store is told.
+pub fn failure(cause: &Error) -> Reply {
+    match cause {
+        Error::Engine(cause) if cause.is_no_space() => Reply::Error(format!("OOM {cause}")),
+        Error::Engine(cause) => Reply::err(format_args!("{:?}: {cause}", cause.kind())),
+        other => Reply::err(other),
+    }
+}
