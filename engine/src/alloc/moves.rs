@@ -23,7 +23,8 @@ impl Space {
         })
     }
 
-    /// Watches places whose content is about to be copied. Called with a view of the metadata in hand under
+    /// Watches places whose content is about to be copied. Until [`Watched::were_read`] no freed block is handed
+    /// out: nothing may be written where a read is on its way. Called with a view of the metadata in hand under
     /// which they are in use.
     ///
     /// # Panics
@@ -33,6 +34,7 @@ impl Space {
             for &place in &places {
                 assert!(inner.moving.watched.insert(place), "{place:?} is watched twice");
             }
+            inner.moving.reading = true;
         });
         Watched { space: self.clone(), places }
     }
@@ -72,6 +74,11 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// No read of the places is on its way any more.
+    pub fn were_read(&self) {
+        self.space.with(|inner| inner.moving.reading = false);
+    }
+
     /// Whether `at`, where a mapping points now, has been in use without a break since it was watched.
     pub fn is_still(&self, at: BlockNo) -> bool {
         self.space.with(|inner| inner.moving.watched.contains(at))
@@ -81,6 +88,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.space.with(|inner| {
+            inner.moving.reading = false;
             for &place in &self.places {
                 inner.moving.watched.cut(place);
             }

@@ -24,6 +24,9 @@ pub struct Moving {
     zone: Option<DeviceSpan>,
     /// Places whose content is being copied.
     pub watched: SpanSet,
+    /// They are being read, without a lock: what is freed meanwhile is handed out afterwards, or a write of its new
+    /// owner would meet the read in the device.
+    pub reading: bool,
     /// Promises of movers, which they give back soon.
     pub lent: u64,
 }

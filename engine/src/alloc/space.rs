@@ -126,7 +126,7 @@ impl Space {
         inner.promised = left.expect("more was given back than was promised");
     }
 
-    /// Makes freed blocks usable as far as the log allows; returns how many.
+    /// Makes freed blocks usable as far as the log allows, and none while a mover reads; returns how many.
     ///
     /// Each claim of data does it, and a promise that fails; the flusher, for those who look at the numbers.
     pub fn release(&self) -> u64 {
@@ -162,6 +162,9 @@ impl Space {
     }
 
     fn release_into(&self, inner: &mut Inner) -> u64 {
+        if inner.moving.reading {
+            return 0;
+        }
         // The tail is asked for first: what it has passed is durable by then.
         let applied = self.shared.log.applied();
         let durable = self.shared.log.durable();

@@ -309,6 +309,30 @@ fn what_the_log_gave_back_is_there_for_the_next_claim() {
     assert_eq!(claim_one(&volume), 0);
 }
 
+/// A mover reads without a lock, and the block that it read was freed, handed out and written while the read was on
+/// its way (crash seed 4602).
+#[test]
+fn nothing_that_is_freed_is_handed_out_while_a_mover_reads() {
+    let mut volume = Volume::new(3_000);
+    let mut ticket = Ticket::new(&volume.space);
+    let spans = volume.claim(&mut ticket, 600).unwrap();
+    volume.commit(ticket, 1);
+    let watched = volume.space.watch(spans.clone());
+    let mut ticket = Ticket::new(&volume.space);
+    ticket.free(spans[0]);
+    volume.commit(ticket, 2);
+    volume.log.set(2, 2);
+    assert_eq!(volume.space.release(), 0);
+    assert!(watched.is_still(spans[0].start));
+    watched.were_read();
+    assert_eq!(volume.space.release(), 600);
+    assert!(!watched.is_still(spans[0].start), "what it holds now is not what was copied");
+    drop(watched);
+    let watched = volume.space.watch(Vec::new());
+    drop(watched);
+    assert!(!volume.space.with(|inner| inner.moving.reading), "who gives up holds nothing back");
+}
+
 #[test]
 fn spans_to_discard_are_nobodys_until_they_are_let_go() {
     let mut volume = Volume::new(3_000);

@@ -13,6 +13,7 @@ use foliant_device::Persist;
 use foliant_device::Segment;
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,10 @@ use crate::units::Lsn;
 const RUN_BLOCKS: usize = 64;
 /// Such writes in flight at once.
 const WRITES_IN_FLIGHT: usize = 16;
+
+/// No block goes home while this lives.
+#[allow(dead_code)] // Held, not read.
+pub struct HeldHomes<'a>(MutexGuard<'a, Readback>);
 
 impl Meta {
     /// Everything logged so far goes home, and the tail moves behind it.
@@ -84,6 +89,13 @@ impl Meta {
         metrics::counter!("foliant_checkpoints_total").increment(1);
         metrics::histogram!("foliant_checkpoint_seconds").record(since.elapsed());
         moved
+    }
+
+    /// Keeps all blocks from going home while the answer lives: for who reads where some of them belong. Waits for a
+    /// checkpoint that is on its way. Whoever has it must not wait for the metadata lock: its holder may wait for log
+    /// room, which a checkpoint makes.
+    pub async fn hold_homes(&self) -> HeldHomes<'_> {
+        HeldHomes(self.inner.checkpoint.lock().await)
     }
 
     /// Writes ascending images home; stable on return.

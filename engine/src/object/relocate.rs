@@ -10,6 +10,8 @@
 //!   not home yet is not touched at all, because the device does not hold it;
 //! * nobody holds writeback of the object still, and takes its mappings for true without asking.
 //!
+//! No read meets a write in the device: while it reads, nothing goes home and nothing that is freed is handed out.
+//!
 //! Dirty blocks are no matter: the bytes that are stored are the old ones wherever they lie. What is
 //! unwritten, inline, damaged or cannot be read is left where it is. A place that the medium refuses is left
 //! alone. The old places are freed as those of an overwrite are.
@@ -117,7 +119,14 @@ pub async fn relocate(ground: &Ground, wing: &Wing, wishes: &[Wish], whole: bool
     }
     let Some(_loan) = ground.space.lend(wanted) else { return Ok(short) };
     let (mut blocks, watched) = look_up(ground, wishes).await?;
-    read_all(wing, &mut blocks).await;
+    {
+        // What is logged by now goes home only behind the reads, and is not read: a write in the device
+        // must not meet them.
+        let _homes = ground.meta.hold_homes().await;
+        blocks.retain(|block| may_be_read(ground, block.from));
+        read_all(wing, &mut blocks).await;
+        watched.were_read();
+    }
     let read = blocks.len();
     blocks.retain(|block| block.image.is_some());
     if blocks.is_empty() || (whole && (blocks.len() as u64) < wanted) {
@@ -157,7 +166,7 @@ async fn look_up(ground: &Ground, wishes: &[Wish]) -> Result<(Vec<Block>, Watche
             }
             let sums = ground.space.checksums(&view, span).await?;
             for ((at, from), sum) in (extent.at..extent.end()).zip(span.iter()).zip(sums) {
-                if ground.meta.is_logged(from) && !is_broken(Canary::MoveLogged) {
+                if !may_be_read(ground, from) {
                     continue;
                 }
                 places.push(DeviceSpan::new(from, 1));
@@ -170,6 +179,11 @@ async fn look_up(ground: &Ground, wishes: &[Wish]) -> Result<(Vec<Block>, Watche
     let watched = ground.space.watch(places);
     drop(view);
     Ok((blocks, watched))
+}
+
+/// Whether the device holds the newest bytes of the block at `from`.
+fn may_be_read(ground: &Ground, from: BlockNo) -> bool {
+    !ground.meta.is_logged(from) || is_broken(Canary::MoveLogged)
 }
 
 /// The written extents of `object` in `blocks`.
