@@ -363,7 +363,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let claims = Claims(Some(claims));
         let plan = plan(runs, &placements);
         let blocks = plan.writes.iter().map(|write| write.blocks).sum();
-        let (written, bad) = self.write_all(plan.writes).await;
+        let (written, bad) = write_all(&self.transport, plan.writes).await;
         self.pauses.at(Point::BeforeCompletion).await;
         let mut claims = claims.settled();
         if let Err(cause) = written {
@@ -376,25 +376,28 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         self.provider.writeback_done(claims, plan.placed, settled).await?;
         Ok(blocks)
     }
+}
 
-    /// Waits for all of the writes, also after one failed: nothing may be in flight afterwards. The places that the
-    /// medium refused come with the first error.
-    async fn write_all(&self, writes: Vec<DeviceWrite>) -> (Result<()>, Vec<DeviceSpan>) {
-        let requests = writes.into_iter().map(|write| {
-            let place = DeviceSpan::new(write.at, write.blocks);
-            let request = self.transport.write(write.at, write.data);
-            async move { (place, request.await) }
-        });
-        let mut results = stream::iter(requests).buffer_unordered(WRITEBACK_WRITES_IN_FLIGHT);
-        let (mut outcome, mut bad) = (Ok(()), Vec::new());
-        while let Some((place, result)) = results.next().await {
-            if result.as_ref().is_err_and(Error::is_of_the_medium) {
-                bad.push(place);
-            }
-            outcome = outcome.and(result);
+/// Waits for all of the writes, also after one failed: nothing may be in flight afterwards. The places that the
+/// medium refused come with the first error.
+pub async fn write_all<T: Transport>(
+    transport: &T,
+    writes: Vec<DeviceWrite>,
+) -> (Result<()>, Vec<DeviceSpan>) {
+    let requests = writes.into_iter().map(|write| {
+        let place = DeviceSpan::new(write.at, write.blocks);
+        let request = transport.write(write.at, write.data);
+        async move { (place, request.await) }
+    });
+    let mut results = stream::iter(requests).buffer_unordered(WRITEBACK_WRITES_IN_FLIGHT);
+    let (mut outcome, mut bad) = (Ok(()), Vec::new());
+    while let Some((place, result)) = results.next().await {
+        if result.as_ref().is_err_and(Error::is_of_the_medium) {
+            bad.push(place);
         }
-        (outcome, bad)
+        outcome = outcome.and(result);
     }
+    (outcome, bad)
 }
 
 /// The proof that no writeback of an object is on its way.

@@ -8,6 +8,7 @@
 //!   handed out again looks the same);
 //! * no commit logged bytes of it: what goes home in place is counted per range, and what was logged before and is
 //!   not home yet is not touched at all, because the device does not hold it;
+//! * nobody has its range, which is taken by trial for the transaction: who reads it finds it where he looked it up;
 //! * nobody holds writeback of the object still, and takes its mappings for true without asking.
 //!
 //! No read meets a write in the device: while it reads, nothing goes home and nothing that is freed is handed out.
@@ -36,10 +37,13 @@ use crate::extent;
 use crate::extent::Extent;
 use crate::iomap::contract::Cookie;
 use crate::iomap::contract::Transport;
+use crate::iomap::run::DeviceWrite;
+use crate::iomap::writeback;
 use crate::kit::canary::Canary;
 use crate::kit::canary::is_broken;
 use crate::kit::checksum;
 use crate::kit::memory::Purpose;
+use crate::kit::range_lock::RangeGuard;
 use crate::kit::stop;
 use crate::kit::stop::Stop;
 use crate::limits::MOVE_BLOCKS_MAX;
@@ -266,30 +270,22 @@ async fn write_all(
     blocks: &mut [Block],
 ) -> Result<Ticket> {
     let mut in_flight = InFlight(Some(ticket));
-    let mut writes: Vec<(DeviceSpan, Vec<Segment>)> = Vec::new();
+    let mut writes: Vec<DeviceWrite> = Vec::new();
     for block in blocks {
         let image = Segment::from(block.image.take().expect("only blocks that were read"));
         match writes.last_mut() {
-            Some((span, data)) if span.end() == block.to && span.blocks < WRITEBACK_RUN_BLOCKS => {
-                span.blocks += 1;
-                data.push(image);
+            Some(write)
+                if write.at.plus(write.blocks) == block.to
+                    && write.blocks < WRITEBACK_RUN_BLOCKS =>
+            {
+                write.blocks += 1;
+                write.data.push(image);
             }
-            _ => writes.push((DeviceSpan::new(block.to, 1), vec![image])),
+            _ => writes.push(DeviceWrite { at: block.to, blocks: 1, data: vec![image] }),
         }
     }
     Moves::add(&ground.moves.writes, writes.len() as u64);
-    let requests = writes.into_iter().map(|(place, data)| {
-        let request = wing.transport.write(place.start, data);
-        async move { (place, request.await) }
-    });
-    let mut results = stream::iter(requests).buffer_unordered(WRITEBACK_WRITES_IN_FLIGHT);
-    let (mut outcome, mut bad) = (Ok(()), Vec::new());
-    while let Some((place, result)) = results.next().await {
-        if result.as_ref().is_err_and(Error::is_of_the_medium) {
-            bad.push(place);
-        }
-        outcome = outcome.and(result);
-    }
+    let (outcome, bad) = writeback::write_all(&wing.transport, writes).await;
     let mut ticket = in_flight.0.take().expect("taken only here");
     let left: u64 = bad.into_iter().map(|place| ticket.quarantine(place)).sum();
     if left > 0 {
@@ -307,11 +303,14 @@ async fn map(
 ) -> Result<Moved> {
     // Whoever holds writeback still trusts what is mapped; he is not waited for.
     let slots: Vec<_> = by_object(&blocks).map(|own| own[0].object.core().try_slot()).collect();
+    // Who has looked up where the blocks lie and reads them there holds their range: the old place must be his until
+    // he is done, or its next owner's write would meet the read in the device (crash seed 5871).
+    let ranges: Vec<Vec<_>> = by_object(&blocks).map(hold_ranges).collect();
     let mut txn = ground.meta.begin().await?;
     let mut kept: Vec<Vec<&Block>> = Vec::new();
-    for (own, slot) in by_object(&blocks).zip(&slots) {
+    for ((own, slot), ranges) in by_object(&blocks).zip(&slots).zip(&ranges) {
         kept.push(match slot {
-            Some(_) => unchanged(&txn, own, watched).await?,
+            Some(_) => unchanged(&txn, own, ranges, watched).await?,
             None => Vec::new(),
         });
     }
@@ -362,24 +361,38 @@ fn give_back_all_but(ticket: &mut Ticket, blocks: &[Block], kept: &[Vec<&Block>]
     }
 }
 
-/// Those of `blocks` (of one object, ascending) whose mapping and bytes are what was copied.
+/// Blocks of one object that follow each other.
+fn runs(blocks: &[Block]) -> impl Iterator<Item = &[Block]> {
+    blocks.chunk_by(|a, b| a.at + 1 == b.at)
+}
+
+fn range_of(run: &[Block]) -> FileBlocks {
+    FileBlocks::new(run[0].at, run[0].at + run.len() as u64)
+}
+
+/// The ranges of the runs, of those that nobody has or wants.
+fn hold_ranges(blocks: &[Block]) -> Vec<Option<RangeGuard>> {
+    let hold = |run: &[Block]| {
+        let FileBlocks { start, end } = range_of(run);
+        run[0].object.core().ranges().try_exclusive(start..end)
+    };
+    runs(blocks).map(hold).collect()
+}
+
+/// Those of `blocks` (of one object, ascending; `ranges` are those of their runs) whose mapping and bytes are what was copied.
 async fn unchanged<'b>(
     txn: &MetaTxn,
     blocks: &'b [Block],
+    ranges: &[Option<RangeGuard>],
     watched: &Watched,
 ) -> Result<Vec<&'b Block>> {
     let mut kept = Vec::with_capacity(blocks.len());
-    let mut rest = blocks;
-    while let Some(first) = rest.first() {
-        let goes_on = |(i, block): &(usize, &Block)| block.at == first.at + *i as u64;
-        let len = rest.iter().enumerate().take_while(goes_on).count();
-        let (run, others) = rest.split_at(len);
-        rest = others;
-        if first.object.state().is_removed() {
-            break;
+    for (run, range) in runs(blocks).zip(ranges) {
+        let object = &run[0].object;
+        if range.is_none() || object.state().is_removed() {
+            continue;
         }
-        let range = FileBlocks::new(first.at, first.at + len as u64);
-        let extents = stored(txn, &first.object, range).await?;
+        let extents = stored(txn, object, range_of(run)).await?;
         let mut extents = extents.iter().peekable();
         for block in run {
             while extents.next_if(|extent| extent.end() <= block.at).is_some() {}
