@@ -14,7 +14,8 @@
 //!
 //! Blocks that move have been still for a while: they have a place of their own from which they look on, so that
 //! they lie beside each other and not between blocks that are overwritten soon. They take the first runs of
-//! 256 KiB, then 64 KiB, anywhere; or one run for all of them, or nothing.
+//! 256 KiB, then 64 KiB, anywhere; or one run for all of them, first one that has room for what follows them, or
+//! nothing.
 //!
 //! Nodes look for any block from the lowest free one on, so that they fill holes and stay together.
 //!
@@ -84,6 +85,8 @@ pub struct Search {
     taker: Taker,
     /// The blocks are for short pieces all over an object.
     scattered: bool,
+    /// A run that has so many blocks is better than one that has just those that are wanted.
+    ahead: u64,
     phase: Phase,
     /// Where this phase began.
     start: Cursor,
@@ -103,9 +106,12 @@ impl Search {
         Self { scattered, ..Self::new(blocks, Taker::Data, Phase::Long) }
     }
 
-    /// A search for `blocks` blocks that move, if need be in one piece or not at all.
-    pub fn for_move(blocks: u64, whole: bool) -> Self {
-        Self::new(blocks, if whole { Taker::MoveWhole } else { Taker::Move }, Phase::Long)
+    /// A search for `blocks` blocks that move; in one piece or not at all if they are the first of so many that shall
+    /// lie together.
+    pub fn for_move(blocks: u64, together: Option<u64>) -> Self {
+        let taker = if together.is_some() { Taker::MoveWhole } else { Taker::Move };
+        let ahead = together.unwrap_or(0).min(LONG_BLOCKS);
+        Self { ahead, ..Self::new(blocks, taker, Phase::Long) }
     }
 
     /// A search for the block of a node.
@@ -114,8 +120,8 @@ impl Search {
     }
 
     fn new(wanted: u64, taker: Taker, phase: Phase) -> Self {
-        let (start, scattered) = (UNSET, false);
-        Self { wanted, taker, scattered, phase, start, visited: 0, looked: 0, gains: 0 }
+        let (start, scattered, ahead) = (UNSET, false, 0);
+        Self { wanted, taker, scattered, ahead, phase, start, visited: 0, looked: 0, gains: 0 }
     }
 
     /// Whether it is for blocks that move: who looks for them gives way to all others.
@@ -187,7 +193,8 @@ impl Search {
     fn terms(&self) -> (u64, u32, Phase) {
         let after_singles = if self.taker == Taker::Node { Phase::Virgin } else { Phase::Over };
         match (self.phase, self.taker) {
-            (Phase::Long, Taker::MoveWhole) => (self.wanted, u32::MAX, Phase::Virgin),
+            (Phase::Long, Taker::MoveWhole) => (self.wanted.max(self.ahead), u32::MAX, Phase::Runs),
+            (Phase::Runs, Taker::MoveWhole) => (self.wanted, u32::MAX, Phase::Virgin),
             (Phase::Long, Taker::Move) => {
                 (self.wanted.min(COLD_RUN_BLOCKS), u32::MAX, Phase::Virgin)
             }

@@ -391,7 +391,7 @@ fn windows_that_are_emptied_are_kept_from_others_as_long_as_there_is_anything_el
     };
     let first = volume.claim(&mut ticket, usable - 64).unwrap();
     assert!(!meets(&first), "a window that is being emptied was handed out");
-    let refused = now(ticket.claim_moved(&volume.view, 1, false)).map_err(|e| e.kind());
+    let refused = now(ticket.claim_moved(&volume.view, 1, None)).map_err(|e| e.kind());
     assert_eq!(refused, Err(ErrorKind::NoSpace));
     let last = volume.claim(&mut ticket, 64).unwrap();
     assert!(meets(&last), "no promise may fail because of a window");

@@ -88,16 +88,16 @@ impl Ticket {
         self.space.claim(r, search, &mut self.data).await
     }
 
-    /// The same for blocks that move, from a place where only such lie; in one piece or not at all if they shall
-    /// stay `whole`. Gives way to all other claims. Errors: also `NoSpace` when there is room, but not such.
+    /// The same for blocks that move, from a place where only such lie; in one piece or not at all if they are the
+    /// first of so many that shall lie `together`. Gives way to all other claims. Errors: also `NoSpace` when there is room, but not such.
     pub async fn claim_moved<R: BlockRead>(
         &mut self,
         r: &R,
         blocks: u64,
-        whole: bool,
+        together: Option<u64>,
     ) -> Result<Vec<DeviceSpan>> {
         self.assert_open();
-        self.space.claim(r, Search::for_move(blocks, whole), &mut self.data).await
+        self.space.claim(r, Search::for_move(blocks, together), &mut self.data).await
     }
 
     /// Gives back a part of what was claimed.

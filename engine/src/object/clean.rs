@@ -136,7 +136,7 @@ impl Pass {
         step.sort_unstable_by_key(|owned| (owned.object, owned.at));
         let wishes = wishes(table, &step).await?;
         let ground = table.ground();
-        let moved = match watched(relocate::relocate(ground, table.wing(), &wishes, false)).await {
+        let moved = match watched(relocate::relocate(ground, table.wing(), &wishes, None)).await {
             Err(cause) if cause.kind() == ErrorKind::TooLarge && self.most > 1 => {
                 self.most /= 2;
                 return Ok(true);

@@ -21,6 +21,7 @@ use crate::object::open::OpenObject;
 use crate::object::relocate;
 use crate::object::relocate::Wish;
 use crate::object::table::Table;
+use crate::units::BLOCK;
 use crate::units::BlockNo;
 use crate::units::FileBlocks;
 use crate::units::ObjectId;
@@ -106,7 +107,10 @@ async fn restore(table: &Table, object: &Arc<OpenObject>, range: FileBlocks) -> 
         Wish { object: object.clone(), blocks, from: extent.start }
     };
     let wishes: Vec<Wish> = written.iter().map(wish).collect();
-    let moved = match watched(relocate::relocate(ground, table.wing(), &wishes, true)).await {
+    // A run with room for what follows, or the object would end up in as many pieces as there were short runs.
+    let rest = object.state().size().div_ceil(BLOCK).saturating_sub(range.start);
+    let moving = relocate::relocate(ground, table.wing(), &wishes, Some(rest));
+    let moved = match watched(moving).await {
         Err(cause) if cause.kind() == ErrorKind::TooLarge => return Ok(Outcome::NoRoom),
         moved => moved?,
     };
@@ -168,7 +172,7 @@ pub async fn extents(table: &Table, object: &OpenObject) -> Result<u64> {
     let (mut count, mut at) = (0, 0);
     loop {
         let view = table.ground().meta.read().await;
-        let range = FileBlocks::new(at, u64::MAX / crate::units::BLOCK);
+        let range = FileBlocks::new(at, u64::MAX / BLOCK);
         let found = extent::list(&view, object.state().id(), range, STEP_EXTENTS).await?;
         let Some(last) = found.last() else { return Ok(count) };
         count += found.len() as u64;

@@ -107,11 +107,16 @@ pub fn blocks_max(ground: &Ground, wing: &Wing) -> u64 {
 }
 
 /// Moves the blocks of `wishes` (ascending by object and block, at most [`blocks_max`] together) to where moved
-/// blocks are packed, in one piece or not at all if they shall lie `whole`.
+/// blocks are packed; in one piece or not at all if they are the first of so many blocks that shall lie `together`.
 ///
 /// Errors: `WritesStopped`, `Device` (also of a flush or a write), `Corrupt` and `OutOfMemory` of the metadata,
 /// `TooLarge` (too much for one transaction: try fewer). Nothing has moved then.
-pub async fn relocate(ground: &Ground, wing: &Wing, wishes: &[Wish], whole: bool) -> Result<Moved> {
+pub async fn relocate(
+    ground: &Ground,
+    wing: &Wing,
+    wishes: &[Wish],
+    together: Option<u64>,
+) -> Result<Moved> {
     let times = ground.poison.times();
     ground.poison.check()?;
     let _turn = ground.borrowing.lock().await;
@@ -133,10 +138,10 @@ pub async fn relocate(ground: &Ground, wing: &Wing, wishes: &[Wish], whole: bool
     }
     let read = blocks.len();
     blocks.retain(|block| block.image.is_some());
-    if blocks.is_empty() || (whole && (blocks.len() as u64) < wanted) {
+    if blocks.is_empty() || (together.is_some() && (blocks.len() as u64) < wanted) {
         return Ok(Moved::default());
     }
-    let claimed = claim(ground, &mut blocks, whole).await;
+    let claimed = claim(ground, &mut blocks, together).await;
     let ticket = match claimed {
         Err(cause) if cause.is_no_space() => return Ok(short),
         claimed => claimed?,
@@ -241,10 +246,10 @@ fn runs_by_place(blocks: &[Block]) -> Vec<(BlockNo, Vec<usize>)> {
 }
 
 /// Gives each block a place. Errors: `NoSpace`, when there is none of the kind.
-async fn claim(ground: &Ground, blocks: &mut [Block], whole: bool) -> Result<Ticket> {
+async fn claim(ground: &Ground, blocks: &mut [Block], together: Option<u64>) -> Result<Ticket> {
     let mut ticket = ground.ticket();
     let view = ground.meta.read().await;
-    let spans = ticket.claim_moved(&view, blocks.len() as u64, whole).await?;
+    let spans = ticket.claim_moved(&view, blocks.len() as u64, together).await?;
     let mut places = spans.iter().flat_map(|span| span.iter());
     for block in blocks {
         block.to = places.next().expect("as many were claimed");
@@ -305,12 +310,12 @@ async fn map(
     let slots: Vec<_> = by_object(&blocks).map(|own| own[0].object.core().try_slot()).collect();
     // Who has looked up where the blocks lie and reads them there holds their range: the old place must be his until
     // he is done, or its next owner's write would meet the read in the device (crash seed 5871).
-    let ranges: Vec<Vec<_>> = by_object(&blocks).map(hold_ranges).collect();
+    let held: Vec<Vec<_>> = by_object(&blocks).map(hold_ranges).collect();
     let mut txn = ground.meta.begin().await?;
     let mut kept: Vec<Vec<&Block>> = Vec::new();
-    for ((own, slot), ranges) in by_object(&blocks).zip(&slots).zip(&ranges) {
+    for (held, slot) in held.iter().zip(&slots) {
         kept.push(match slot {
-            Some(_) => unchanged(&txn, own, ranges, watched).await?,
+            Some(_) => unchanged(&txn, held, watched).await?,
             None => Vec::new(),
         });
     }
@@ -361,36 +366,42 @@ fn give_back_all_but(ticket: &mut Ticket, blocks: &[Block], kept: &[Vec<&Block>]
     }
 }
 
-/// Blocks of one object that follow each other.
-fn runs(blocks: &[Block]) -> impl Iterator<Item = &[Block]> {
-    blocks.chunk_by(|a, b| a.at + 1 == b.at)
-}
-
+/// Of blocks that follow each other.
 fn range_of(run: &[Block]) -> FileBlocks {
     FileBlocks::new(run[0].at, run[0].at + run.len() as u64)
 }
 
-/// The ranges of the runs, of those that nobody has or wants.
-fn hold_ranges(blocks: &[Block]) -> Vec<Option<RangeGuard>> {
-    let hold = |run: &[Block]| {
+/// The parts of `blocks` (of one object) whose ranges nobody has or wants, with these.
+fn hold_ranges(blocks: &[Block]) -> Vec<(&[Block], RangeGuard)> {
+    let mut held = Vec::new();
+    // Halves, so that somebody at one block keeps few others back.
+    let mut rest: Vec<&[Block]> = blocks.chunk_by(|a, b| a.at + 1 == b.at).collect();
+    rest.reverse();
+    while let Some(run) = rest.pop() {
         let FileBlocks { start, end } = range_of(run);
-        run[0].object.core().ranges().try_exclusive(start..end)
-    };
-    runs(blocks).map(hold).collect()
+        match run[0].object.core().ranges().try_exclusive(start..end) {
+            Some(guard) => held.push((run, guard)),
+            None if run.len() > 1 => {
+                let (left, right) = run.split_at(run.len() / 2);
+                rest.extend([right, left]);
+            }
+            None => {}
+        }
+    }
+    held
 }
 
-/// Those of `blocks` (of one object, ascending; `ranges` are those of their runs) whose mapping and bytes are what was copied.
+/// Those of `held` (of one object, ascending, with their ranges) whose mapping and bytes are what was copied.
 async fn unchanged<'b>(
     txn: &MetaTxn,
-    blocks: &'b [Block],
-    ranges: &[Option<RangeGuard>],
+    held: &[(&'b [Block], RangeGuard)],
     watched: &Watched,
 ) -> Result<Vec<&'b Block>> {
-    let mut kept = Vec::with_capacity(blocks.len());
-    for (run, range) in runs(blocks).zip(ranges) {
+    let mut kept = Vec::new();
+    for &(run, _) in held {
         let object = &run[0].object;
-        if range.is_none() || object.state().is_removed() {
-            continue;
+        if object.state().is_removed() {
+            break;
         }
         let extents = stored(txn, object, range_of(run)).await?;
         let mut extents = extents.iter().peekable();
