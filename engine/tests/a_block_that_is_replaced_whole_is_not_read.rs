@@ -80,6 +80,33 @@ fn whole_blocks_are_committed_without_a_read() {
     });
 }
 
+/// Nobody needs what a damaged block held to replace it; who needs a part of it hears of the damage.
+#[test]
+fn a_damaged_block_can_be_replaced_whole() {
+    simulate(async {
+        let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions::default());
+        let (engine, object) = cold(&disk).await;
+        let at = (40 * BLOCK) as u64;
+        let stored = object.extents(at..at + 1, 1).await.unwrap().pop().unwrap();
+        let place = stored.device_offset.unwrap() + (at - stored.range.start);
+        disk.flip(place / BLOCK as u64, 77, 3);
+        let mut part = engine.transaction();
+        part.write_at(&object, at + 5, b"part").unwrap();
+        assert!(part.commit().await.unwrap_err().is_corruption());
+        commit(&engine, &object, &[(40, 0, BLOCK)], 9).await;
+        let mut bytes = vec![0; BLOCK];
+        object.read_at(at, &mut bytes).await.unwrap();
+        assert_eq!(bytes, content(40, 9));
+        engine.close().await.unwrap();
+        is_sound(&disk, true).await;
+        let engine = open(&disk).await.unwrap();
+        let object = engine.object("object").await.unwrap();
+        object.read_at(at, &mut bytes).await.unwrap();
+        assert_eq!(bytes, content(40, 9));
+        engine.close().await.unwrap();
+    });
+}
+
 /// Rounds of whole blocks and of small differences to them, cut after every number of requests.
 #[test]
 fn a_cut_anywhere_finds_each_block_old_or_new() {

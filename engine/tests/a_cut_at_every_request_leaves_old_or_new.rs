@@ -14,17 +14,9 @@ use foliant::testing::Canary;
 use foliant::testing::break_on_purpose;
 use foliant::testing::superblocks;
 use foliant_device::sim::SimDisk;
-use foliant_device::sim::SimOptions;
 use support::BLOCK;
-use support::DEVICE_BLOCKS;
 use support::JOURNAL_BYTES;
-
-async fn fresh(seed: u64) -> (SimDisk, Engine) {
-    let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions { seed, ..SimOptions::default() });
-    support::format(&disk).await;
-    let engine = support::open(&disk).await.unwrap();
-    (disk, engine)
-}
+use support::fresh;
 
 async fn content(object: &Object) -> Vec<u8> {
     let mut bytes = vec![0; object.size() as usize];

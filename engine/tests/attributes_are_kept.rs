@@ -10,16 +10,7 @@ use std::collections::BTreeMap;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::limits::ATTRIBUTE_BYTES_MAX;
-use foliant_device::sim::SimDisk;
-use foliant_device::sim::SimOptions;
-use support::DEVICE_BLOCKS;
-
-async fn fresh(seed: u64) -> (SimDisk, Engine) {
-    let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions { seed, ..SimOptions::default() });
-    support::format(&disk).await;
-    let engine = support::open(&disk).await.unwrap();
-    (disk, engine)
-}
+use support::fresh;
 
 async fn attributes(engine: &Engine, name: &str) -> Vec<u8> {
     engine.object(name).await.unwrap().attributes().await.unwrap().to_vec()

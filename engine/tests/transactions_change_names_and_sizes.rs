@@ -22,19 +22,10 @@ use foliant::testing::break_on_purpose;
 use foliant::testing::stop;
 use foliant::testing::stop::Stop;
 use foliant_device::sim::Rng;
-use foliant_device::sim::SimDisk;
-use foliant_device::sim::SimOptions;
 use support::BLOCK;
-use support::DEVICE_BLOCKS;
+use support::fresh;
 
 type Names = BTreeMap<String, Vec<u8>>;
-
-async fn volume(seed: u64) -> (SimDisk, Engine) {
-    let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions { seed, ..SimOptions::default() });
-    support::format(&disk).await;
-    let engine = support::open(&disk).await.unwrap();
-    (disk, engine)
-}
 
 async fn read_all(object: &Object) -> Vec<u8> {
     let mut bytes = vec![0; object.size() as usize];
@@ -176,7 +167,7 @@ async fn disturb(engine: &Engine, model: &mut Names, rng: &mut Rng) {
 }
 
 async fn random_transactions(seed: u64) {
-    let (disk, mut engine) = volume(seed).await;
+    let (disk, mut engine) = fresh(seed).await;
     let free = engine.stats().free_bytes;
     let mut rng = Rng::new(seed);
     let mut model = Names::new();
@@ -228,7 +219,7 @@ fn random_transactions_are_whole_and_private() {
 #[test]
 fn a_conflict_at_the_commit_changes_nothing() {
     support::simulate(async {
-        let (_disk, engine) = volume(1).await;
+        let (_disk, engine) = fresh(1).await;
         let a = engine.create("a").await.unwrap();
         a.write_at(0, &[1; 5_000]).await.unwrap();
         let before: Names = [("a".into(), vec![1; 5_000])].into();
@@ -267,7 +258,7 @@ fn a_conflict_at_the_commit_changes_nothing() {
 #[test]
 fn a_made_object_is_nobodys_before_the_commit_and_its_own_behind_it() {
     support::simulate(async {
-        let (_disk, engine) = volume(1).await;
+        let (_disk, engine) = fresh(1).await;
         let mut transaction = engine.transaction();
         let made = transaction.create("made").unwrap();
         let refused = |kind: foliant::Result<()>| kind.unwrap_err().kind();
@@ -304,7 +295,7 @@ fn a_made_object_is_nobodys_before_the_commit_and_its_own_behind_it() {
 /// must not map blocks behind the new end, nor record the old size.
 fn cut_beside_a_batch() {
     support::simulate(async {
-        let (disk, engine) = volume(1).await;
+        let (disk, engine) = fresh(1).await;
         let object = engine.create("object").await.unwrap();
         let bytes = support::bytes(&mut Rng::new(1), 30 * BLOCK);
         object.write_at(0, &bytes[..20 * BLOCK]).await.unwrap();
@@ -353,7 +344,7 @@ fn a_cut_that_does_not_wait_is_noticed() {
 fn transactions_over_the_same_objects_end_in_some_order() {
     support::for_seeds(0..10, |seed| {
         support::simulate(async {
-            let (_disk, engine) = volume(seed).await;
+            let (_disk, engine) = fresh(seed).await;
             let objects = [engine.create("a").await.unwrap(), engine.create("b").await.unwrap()];
             let mut tasks = Vec::new();
             for n in 0..12_u8 {

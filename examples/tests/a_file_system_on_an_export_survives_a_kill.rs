@@ -21,6 +21,7 @@ use support::Dice;
 use support::TempPath;
 use support::nbd::Process;
 use support::nbd::manage;
+use support::process::skipped;
 
 const ASKED: &str = "FOLIANT_BLOCK_DEVICE";
 
@@ -104,9 +105,7 @@ fn write_file(mounted: &Path, number: u64, sync: bool) {
 
 async fn survives(kind: &str, make: &[&str], check: &[&str]) {
     if std::env::var_os(ASKED).is_none() {
-        let line = format!("SKIPPED: {kind} on an export needs root and {ASKED}=1\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        return;
+        return skipped(&format!("{kind} on an export needs root and {ASKED}=1"));
     }
     let store = TempPath::new(&format!("nbd-{kind}-store"));
     let base = std::env::temp_dir().join(format!("foliant-nbd-{kind}-{}", std::process::id()));

@@ -4,15 +4,13 @@
 mod support;
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use support::Dice;
 use support::TempPath;
-use tokio::io::AsyncBufReadExt;
+use support::process;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::process::Child;
 use tokio::process::Command;
@@ -23,23 +21,9 @@ struct Server {
 }
 
 async fn start(store: &Path) -> Server {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kv"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--size", "128MiB", "--memory", "16MiB"])
-        .arg("--store")
-        .arg(store)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = loop {
-        let line = lines.next_line().await.unwrap().expect("the server did not start");
-        if let Some(address) = line.strip_prefix("listening on ") {
-            break address.to_owned();
-        }
-    };
-    // The pipe must stay open, or the server's last words fail.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kv"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--size", "128MiB", "--memory", "16MiB"]);
+    let (child, address) = process::listening(command.arg("--store").arg(store)).await;
     Server { child, address }
 }
 
@@ -115,8 +99,5 @@ async fn kill_restart_and_look() {
         check(&server.address, client, answered[client as usize]).await;
     }
     // And an orderly end.
-    let pid = server.child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-    let ended = tokio::time::timeout(Duration::from_secs(20), server.child.wait()).await;
-    assert!(ended.expect("the server does not stop").unwrap().success());
+    process::end(&mut server.child).await;
 }

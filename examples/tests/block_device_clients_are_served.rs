@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::io::Write;
 use std::path::Path;
 
 use support::Dice;
@@ -14,22 +13,8 @@ use support::MIB;
 use support::TempPath;
 use support::nbd::Process;
 use support::nbd::manage;
+use support::process::is_there;
 use tokio::process::Command;
-
-/// Says it past the harness, which swallows what passing tests print.
-fn skipped(tool: &str, package: &str) {
-    let line = format!("SKIPPED: {tool} is not in PATH, it is in the package {package}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
-}
-
-fn is_there(tool: &str, package: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let there = std::env::split_paths(&paths).any(|path| path.join(tool).is_file());
-    if !there {
-        skipped(tool, package);
-    }
-    there
-}
 
 /// Runs a tool to its end; gives what it printed. It must succeed.
 async fn run(tool: &str, arguments: &[&str]) -> String {

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use support::Dice;
 use support::TempPath;
+use support::process::end;
+use support::process::listening;
+use support::process::skipped;
 use support::served::start;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncReadExt;
@@ -22,16 +25,14 @@ use tokio::process::Child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Whether the program runs; says so loudly if not.
-async fn is_there(program: &str, arguments: &[&str], package: &str) -> bool {
+/// Whether the program is there and runs like this; says so loudly if not.
+async fn runs(program: &str, arguments: &[&str], package: &str) -> bool {
     let ran = Command::new(program).args(arguments).stdin(Stdio::null()).output().await;
-    let there = ran.is_ok_and(|out| out.status.success());
-    if !there {
-        // Past the capture of the test's output: who reads only the summary must see it.
-        let note = format!("\nSKIPPED: {program} is not there; it is in the package {package}\n");
-        std::io::Write::write_all(&mut std::io::stderr(), note.as_bytes()).unwrap();
+    let runs = ran.is_ok_and(|out| out.status.success());
+    if !runs {
+        skipped(&format!("{program} {arguments:?} does not run; it is in the package {package}"));
     }
-    there
+    runs
 }
 
 struct Server {
@@ -40,34 +41,17 @@ struct Server {
 }
 
 async fn serve(store: &Path, more: &[&str]) -> Server {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kv"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--size", "256MiB", "--memory", "32MiB"])
-        .args(more)
-        .arg("--store")
-        .arg(store)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let port = loop {
-        let line = lines.next_line().await.unwrap().expect("the server did not start");
-        if let Some(address) = line.strip_prefix("listening on ") {
-            break address.rsplit(':').next().unwrap().to_owned();
-        }
-    };
-    // The pipe must stay open, or the server's last words fail.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kv"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--size", "256MiB", "--memory", "32MiB"]);
+    let (child, address) = listening(command.args(more).arg("--store").arg(store)).await;
+    let port = address.rsplit(':').next().unwrap().to_owned();
     Server { child, port }
 }
 
 impl Server {
     /// A signal, and an orderly end.
     async fn end(mut self) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
-        assert!(ended.expect("the server does not stop").unwrap().success());
+        end(&mut self.child).await;
     }
 
     async fn run(&self, program: &str, arguments: &[&str], input: Vec<u8>) -> Output {
@@ -95,7 +79,7 @@ impl Server {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_benchmark_runs() {
-    if !is_there("redis-benchmark", &["--version"], "redis-tools").await {
+    if !runs("redis-benchmark", &["--version"], "redis-tools").await {
         return;
     }
     let store = TempPath::new("benchmark");
@@ -119,7 +103,7 @@ async fn redis_benchmark_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_cli_pipes_a_hundred_thousand_keys() {
     const KEYS: usize = 100_000;
-    if !is_there("redis-cli", &["--version"], "redis-tools").await {
+    if !runs("redis-cli", &["--version"], "redis-tools").await {
         return;
     }
     let store = TempPath::new("cli");
@@ -213,7 +197,7 @@ async fn the_python_client_works() {
         }
     }
     let Some(python) = python else {
-        is_there("python3", &["-c", "import redis"], "python3-redis").await;
+        runs("python3", &["-c", "import redis"], "python3-redis").await;
         return;
     };
     let store = TempPath::new("python");
@@ -335,7 +319,7 @@ async fn real_redis(directory: &Path) -> (Child, TcpStream) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_redis_gives_the_same_replies() {
-    if !is_there("redis-server", &["--version"], "redis-server").await {
+    if !runs("redis-server", &["--version"], "redis-server").await {
         return;
     }
     let mut dice = Dice::new(20);

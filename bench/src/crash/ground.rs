@@ -11,6 +11,7 @@ use foliant::check::check;
 use foliant_device::Device;
 use foliant_device::sim::Rng;
 use foliant_device::sim::SimDisk;
+use foliant_device::sim::SimOptions;
 
 /// 40 MiB: superblocks, a journal of 4 MiB, and one group.
 pub const DEVICE_BLOCKS: u64 = 10_240;
@@ -49,6 +50,14 @@ pub async fn format(disk: &SimDisk) {
 /// Opens the volume with the smallest budget.
 pub async fn open(disk: &SimDisk) -> Result<Engine> {
     Engine::open_device(Device::new(disk.attach())).memory_bytes(MEMORY_BYTES).run().await
+}
+
+/// An empty volume of the usual size on a disk of this seed, open.
+pub async fn fresh(seed: u64) -> (SimDisk, Engine) {
+    let disk = SimDisk::new(DEVICE_BLOCKS, SimOptions { seed, ..SimOptions::default() });
+    format(&disk).await;
+    let engine = open(&disk).await.expect("a fresh volume opens");
+    (disk, engine)
 }
 
 /// Looks at the whole store on `disk` as recovery would find it, without changing it, and demands that

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod nbd;
+pub mod process;
 pub mod served;
 
 use std::path::Path;

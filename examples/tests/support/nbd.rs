@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use foliant::Engine;
@@ -11,10 +10,8 @@ use foliant_examples::nbd::catalog::Catalog;
 use foliant_examples::nbd::listen::Address;
 use foliant_examples::nbd::server;
 use foliant_examples::nbd::wire;
-use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::process::Command;
@@ -22,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::TempPath;
+use super::process;
 
 /// What every test waits for at most.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -264,25 +262,10 @@ impl Process {
         let mut socket = store.as_os_str().to_owned();
         socket.push(".sock");
         let socket = PathBuf::from(socket);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_nbd"))
-            .args(["serve", "--memory", "32MiB", "--store"])
-            .arg(store)
-            .arg("--listen")
-            .arg(format!("unix:{}", socket.display()))
-            .args(more)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        loop {
-            let line = lines.next_line().await.unwrap().expect("the server did not start");
-            if line.starts_with("listening on ") {
-                break;
-            }
-        }
-        // The pipe must stay open, or the server's last words fail.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nbd"));
+        command.args(["serve", "--memory", "32MiB", "--store"]).arg(store);
+        command.arg("--listen").arg(format!("unix:{}", socket.display()));
+        let (child, _) = process::listening(command.args(more)).await;
         Self { child, socket }
     }
 
@@ -292,10 +275,7 @@ impl Process {
     }
 
     pub async fn terminate(mut self) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        assert!(ended.expect("the server does not stop").unwrap().success());
+        process::end(&mut self.child).await;
         assert!(!self.socket.exists(), "the socket file goes with the server");
     }
 
