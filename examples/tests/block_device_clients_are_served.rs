@@ -1,19 +1,22 @@
-//! The clients that people use, against an `nbd serve` of its own: libnbd's and QEMU's.
+//! The clients that people use, against an `nbd serve` of its own: libnbd's, QEMU's, and fio.
 //!
 //! They are run when they are there; a test whose client is missing says SKIPPED, with the package that
-//! has it, and passes. Debian and Ubuntu: `apt-get install libnbd-bin qemu-utils`.
+//! has it, and passes. Debian and Ubuntu: `apt-get install libnbd-bin qemu-utils fio`.
 #![allow(clippy::unwrap_used)] // In a test, a failed unwrap is the failed test.
 
 mod support;
 
 use std::path::Path;
 
+use foliant_examples::nbd::wire;
 use support::Dice;
 use support::MIB;
 use support::TempPath;
+use support::nbd::Client;
 use support::nbd::Process;
 use support::nbd::manage;
 use support::process::is_there;
+use support::process::skipped;
 use tokio::process::Command;
 
 /// Runs a tool to its end; gives what it printed. It must succeed.
@@ -190,6 +193,36 @@ async fn qemu_io_writes_patterns() {
     let out = Command::new("qemu-io").args(write).output().await.unwrap();
     assert!(!out.status.success(), "a read-only export was opened for writing: {out:?}");
     server.terminate().await;
+}
+
+/// fio writes blocks that say where they belong, at depth, and finds them again: at once, and behind a server
+/// that was killed. What it wrote last it does not flush, so another client does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fio_writes_and_verifies() {
+    if !is_there("fio", "fio") {
+        return;
+    }
+    if !run("fio", &["--enghelp"]).await.contains("nbd") {
+        return skipped("this fio was built without its engine for network block devices");
+    }
+    for (number, sizes) in
+        [&["--bs=4k"][..], &["--bsrange=512-64k", "--fsync=20"]].iter().enumerate()
+    {
+        let room = Room::new(&format!("fio-{number}"));
+        room.export("disk", "48MiB").await;
+        let server = Process::start(room.store.path(), &["--quiet"]).await;
+        let job = ["--name=job", "--thread", "--ioengine=nbd", "--rw=randwrite", "--iodepth=16"];
+        let verify = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"];
+        let uri = format!("--uri={}", server.uri("disk"));
+        run("fio", &[&job[..], sizes, &verify, &[&uri]].concat()).await;
+        let mut other = Client::connect(&server.socket).await;
+        other.choose("disk").await;
+        assert_eq!(other.call(wire::CMD_FLUSH, 0, 0, 0).await.errno, 0);
+        server.kill().await;
+        let server = Process::start(room.store.path(), &["--quiet"]).await;
+        run("fio", &[&job[..], sizes, &verify, &[&uri, "--verify_only=1"]].concat()).await;
+        server.terminate().await;
+    }
 }
 
 /// The other commands, and what they refuse.

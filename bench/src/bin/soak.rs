@@ -195,7 +195,9 @@ fn report(line: &Line, found: &Found, next: u64, took: Duration) -> ExitCode {
     println!("{seeds} seeds from {} in {:.1} s", line.seeds.start, took.as_secs_f64());
     found.tally.counts().for_each(|(what, n)| println!("{n:>12} {what}"));
     match found.hits.is_empty() {
-        true => println!("named places are counted with --features testing"),
+        true => println!(
+            "nothing stopped at named places: that needs -p foliant-bench --features testing"
+        ),
         false => println!("{:>12} {:>8} named place", "visits", "cuts"),
     }
     found.hits.iter().for_each(|(place, n, cuts)| println!("{n:>12} {cuts:>8} {place}"));
