@@ -6,11 +6,13 @@
 //! commit                    (the transaction's)
 //! settle(lsn)               claimed blocks are used, freed ones are held until the log allows
 //! drop instead of settle    nothing happened
+//! abandon instead           nobody gets the claimed blocks before the volume is opened again
 //! ```
 //!
 //! Guarantees that whatever was claimed ends up used or usable, whichever way the ticket goes.
 //! A ticket that is dropped makes its blocks usable at once, so it may be dropped only when no write to
-//! them is in flight; and a ticket must not be dropped between `record` and a commit that happens.
+//! them is in flight, and is abandoned otherwise; and a ticket must not be dropped between `record` and a commit
+//! that happens.
 //!
 //! Does not check promises. Called by `object` and `volume`.
 
@@ -162,6 +164,13 @@ impl Ticket {
         self.freed = SpanSet::default();
         self.wrong = None;
         self.recorded = false;
+    }
+
+    /// Lets go of the claims without making them usable: a forgotten write can still hit these blocks, so nobody
+    /// is given them before the volume is opened again.
+    pub fn abandon(mut self) {
+        self.restart();
+        drop(self.data.take());
     }
 
     #[cfg(test)]

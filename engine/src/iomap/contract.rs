@@ -159,11 +159,23 @@ pub struct PlacedRun {
     pub image: Option<Segment>,
 }
 
+/// What a provider claims for a batch. Dropping it undoes the claims, which is right while no write to the claimed
+/// places is in flight.
+pub trait Claim: Send + 'static {
+    /// Lets go of the claims while a forgotten write can still hit their places: nobody may be given them before
+    /// the store is opened again. Must hold on to nothing else, memory least of all.
+    fn abandon(self);
+}
+
+/// Places that are never given to anybody else.
+impl Claim for () {
+    fn abandon(self) {}
+}
+
 /// The side that knows where bytes lie. One value per open object; cheap to share.
 pub trait MappingProvider: Send + Sync + 'static {
-    /// What a provider remembers between `map_writeback` and `writeback_done` (its claims); dropping
-    /// it undoes the claims.
-    type Batch: Send + 'static;
+    /// What a provider remembers between `map_writeback` and `writeback_done`.
+    type Batch: Claim;
 
     /// The size in bytes that readers see.
     fn size(&self) -> u64;

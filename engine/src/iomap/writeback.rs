@@ -24,6 +24,7 @@ use crate::error::Result;
 use crate::folio::folio::Folio;
 use crate::iomap::bundle::Counts;
 use crate::iomap::bundle::Mapped;
+use crate::iomap::contract::Claim;
 use crate::iomap::contract::DirtyRun;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
@@ -92,19 +93,20 @@ impl<P: MappingProvider> Drop for Batch<'_, P> {
 }
 
 /// Keeps a provider's claims until it is known that no write to them is in flight. If the future
-/// is dropped before, the claims are leaked on purpose: until the store is opened again nobody may
-/// be given blocks that a forgotten write can still hit.
-struct Claims<B>(Option<B>);
+/// is dropped before, they are abandoned.
+struct Claims<B: Claim>(Option<B>);
 
-impl<B> Claims<B> {
+impl<B: Claim> Claims<B> {
     fn settled(mut self) -> B {
         self.0.take().expect("taken only once, by value")
     }
 }
 
-impl<B> Drop for Claims<B> {
+impl<B: Claim> Drop for Claims<B> {
     fn drop(&mut self) {
-        std::mem::forget(self.0.take());
+        if let Some(claims) = self.0.take() {
+            claims.abandon();
+        }
     }
 }
 

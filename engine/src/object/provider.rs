@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::extent;
 use crate::extent::Extent;
 use crate::extent::Lookup;
+use crate::iomap::contract::Claim;
 use crate::iomap::contract::Cookie;
 use crate::iomap::contract::MapIntent;
 use crate::iomap::contract::MapKind;
@@ -57,6 +58,12 @@ pub struct WritebackBatch {
     times: u64,
     /// It may be a direct write, which changes all of its blocks at once.
     whole: bool,
+}
+
+impl Claim for WritebackBatch {
+    fn abandon(self) {
+        self.ticket.abandon();
+    }
 }
 
 impl ObjectProvider {

@@ -258,12 +258,14 @@ async fn claim(ground: &Ground, blocks: &mut [Block], together: Option<u64>) -> 
 }
 
 /// Keeps a ticket whose places are being written to. If the future is dropped under way, its claims are
-/// leaked on purpose, as those of writeback are.
+/// abandoned, as those of writeback are.
 struct InFlight(Option<Ticket>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        std::mem::forget(self.0.take());
+        if let Some(ticket) = self.0.take() {
+            ticket.abandon();
+        }
     }
 }
 
