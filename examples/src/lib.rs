@@ -9,4 +9,5 @@
 pub mod kv;
 pub mod nbd;
 pub mod opening;
+pub mod quiet;
 pub mod size;
