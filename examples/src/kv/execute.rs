@@ -3,7 +3,8 @@
 //! A command that only reads runs its procedure on the state of the last commit, without the writer.
 //! It sees nothing of an entry that has ended, and tells the sweep of it.
 //!
-//! Guarantees replies of at most `REPLY_BYTES_MAX` bytes of values. Does not parse and does not know
+//! Guarantees replies that hold at most `REPLY_BYTES_MAX` bytes of values; large ones are read when they
+//! are sent. Does not parse and does not know
 //! sockets. Called by `connection`.
 
 use std::hash::BuildHasher;
@@ -32,6 +33,7 @@ use crate::kv::options::Options;
 use crate::kv::reply::OK;
 use crate::kv::reply::Reply;
 use crate::kv::scans::Scans;
+use crate::kv::shelf::Shelf;
 use crate::kv::store::Store;
 use crate::kv::units::Millis;
 use crate::kv::watch::Watch;
@@ -80,6 +82,11 @@ impl Executor {
         self.inner.options.clock.now()
     }
 
+    /// Where long arguments go.
+    pub fn shelf(&self) -> Arc<Shelf> {
+        self.inner.store.shelf()
+    }
+
     /// Makes the writes durable and gives their replies.
     pub async fn write(&self, mut writes: Writes) -> Vec<Reply> {
         let groups = writes.take_groups();
@@ -112,7 +119,7 @@ impl Executor {
         for key in procedure.keys() {
             let entry = self.entry(key, procedure.wants_values(), procedure.now()).await?;
             count(if entry.is_some() { &self.tally().hits } else { &self.tally().misses });
-            bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
+            bytes += entry.as_ref().map_or(0, |entry| entry.value.held());
             if bytes > REPLY_BYTES_MAX {
                 return Err(Error::ReplyTooLong);
             }
@@ -188,7 +195,7 @@ impl Executor {
         let store = &self.inner.store;
         while replies.is_empty() {
             let found = match range.values {
-                true => store.scan(&from, range.count, REPLY_BYTES_MAX).await?,
+                true => store.scan_values(&from, range.count, REPLY_BYTES_MAX).await?,
                 false => store.scan_keys(&from, range.count).await?,
             };
             let Some((last, _)) = found.entries.last() else { break };
@@ -201,7 +208,7 @@ impl Executor {
             for ((key, value), end) in found.entries.into_iter().zip(found.expires) {
                 if is_inside(&key) && self.is_live(&key, end, range.now) {
                     replies.push(Reply::Bulk(key));
-                    replies.extend(range.values.then_some(Reply::Bulk(value)));
+                    replies.extend(range.values.then_some(Reply::from(value)));
                 }
             }
             if is_last {

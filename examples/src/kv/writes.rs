@@ -11,6 +11,7 @@ use crate::kv::ask::Shape;
 use crate::kv::ask::Write;
 use crate::kv::error::Error;
 use crate::kv::limits::ATOMIC_KEYS_MAX;
+use crate::kv::limits::ATOMIC_LARGES_MAX;
 use crate::kv::op::Group;
 use crate::kv::op::Op;
 use crate::kv::op::Outcome;
@@ -33,8 +34,10 @@ impl Writes {
         let before = self.groups.len();
         self.bytes += ops.iter().map(Op::bytes).sum::<usize>();
         let may_be_cut = matches!(shape, Shape::Stored | Shape::Count);
-        while may_be_cut && ops.len() > ATOMIC_KEYS_MAX {
-            let behind = ops.split_off(ATOMIC_KEYS_MAX);
+        let large = ops.iter().any(Op::is_large);
+        let most = if large { ATOMIC_LARGES_MAX } else { ATOMIC_KEYS_MAX };
+        while may_be_cut && ops.len() > most {
+            let behind = ops.split_off(most);
             self.groups.push(std::mem::replace(&mut ops, behind));
         }
         if !ops.is_empty() {
