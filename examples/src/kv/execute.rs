@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::kv::ask::Command;
 use crate::kv::ask::Range;
@@ -82,6 +83,11 @@ impl Executor {
         self.inner.options.clock.now()
     }
 
+    /// What is served.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
     /// Where long arguments go.
     pub fn shelf(&self) -> Arc<Shelf> {
         self.inner.store.shelf()
@@ -92,7 +98,12 @@ impl Executor {
         let groups = writes.take_groups();
         let answer = match groups.is_empty() {
             true => Ok(Vec::new()),
-            false => self.inner.store.write(groups).await,
+            false => {
+                let begun = Instant::now();
+                let answer = self.inner.store.write(groups).await;
+                metrics::histogram!("kv_write_seconds").record(begun.elapsed());
+                answer
+            }
         };
         writes.replies(answer)
     }

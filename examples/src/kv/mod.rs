@@ -62,6 +62,7 @@ pub mod demo;
 mod draft;
 pub mod error;
 mod execute;
+mod exposition;
 mod glob;
 mod info;
 mod keyspace;
