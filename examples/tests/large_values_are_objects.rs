@@ -320,6 +320,28 @@ async fn a_full_store_says_so_and_goes_on() {
     server.stop().await;
 }
 
+/// What a transaction that fails has appended is gone, also from a gap that must be zeroes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_appended_in_vain_does_not_come_back() {
+    let server = start().await;
+    let mut one = server.connect().await;
+    let large = vec![b'v'; 300_000];
+    is(&mut one, &[b"SET", b"k", &large], "+OK").await;
+    talk(&mut one, "MULTI => +OK").await;
+    is(&mut one, &[b"APPEND", b"k", &large], "+QUEUED").await;
+    for i in 0..2000 {
+        is(&mut one, &[b"SET", format!("{i}").as_bytes(), &[b'f'; 900]], "+QUEUED").await;
+    }
+    let (line, _) = ask(&mut one, &[b"EXEC"]).await;
+    assert!(line.starts_with("-ERR the changes need"), "{line}");
+    is(&mut one, &[b"STRLEN", b"k"], ":300000").await;
+    is(&mut one, &[b"SETRANGE", b"k", b"350000", b"end"], ":350003").await;
+    let expected = [&large[..], &[0; 50_000], b"end"].concat();
+    assert!(ask(&mut one, &[b"GET", b"k"]).await.1 == expected);
+    assert_eq!(all_is_tidy(&server.store).await, 1);
+    server.stop().await;
+}
+
 /// The store below the server: conditions, ends, groups that fail beside groups that do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_fails_takes_its_values_with_it() {

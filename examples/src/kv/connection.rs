@@ -53,6 +53,10 @@ use crate::kv::uploads::Broken;
 use crate::kv::uploads::Uploaded;
 use crate::kv::writes::Writes;
 use crate::kv::writes::failure;
+use crate::quiet::Quiet;
+
+/// What clients can make it log: a damaged value can be asked for again for ever.
+static CUT_OFF: Quiet = Quiet::new(20, Duration::from_secs(10));
 
 /// Room for the next read: what one socket buffer typically has.
 const READ_BYTES: usize = 64 << 10;
@@ -249,7 +253,9 @@ impl Connection {
             for from in (0..large.len()).step_by(PIECE_BYTES) {
                 let piece = &mut piece[..PIECE_BYTES.min(large.len() - from)];
                 if let Err(cause) = large.read(from, piece).await {
-                    tracing::warn!("a reply is cut off: {cause}");
+                    if let Some(left_out) = CUT_OFF.may() {
+                        tracing::warn!(left_out, "a reply is cut off: {cause}");
+                    }
                     return Err(io::Error::other(cause));
                 }
                 send(&mut self.stream, piece).await?;

@@ -41,6 +41,8 @@ const PAGE_COST: u64 = 576;
 const RANGE_COST: u64 = 64;
 /// Changed ranges closer than this are logged as one: a range costs as much as the gap.
 const GAP_BYTES_MAX: usize = 64;
+/// Piece of a page that is compared at once, before its words are.
+const SAME_BYTES: usize = 256;
 /// Log bytes that a change of a name costs (the engine's estimate: leaves that are split).
 const NAME_COST: u64 = 3 * PAGE_BYTES as u64;
 /// Log bytes that the first change of an object costs.
@@ -98,7 +100,7 @@ pub struct Finished {
 
 struct Entry {
     /// The committed image. None for a page that no committed state knows.
-    before: Option<Arc<Page>>,
+    before: Option<Box<Page>>,
     /// The image after the changes so far, if there are any.
     after: Option<Box<Page>>,
     /// It was freed by this batch; its content means nothing until it is claimed again.
@@ -205,7 +207,7 @@ impl<'a> Draft<'a> {
         if self.object.read_at(offset, &mut page[..]).await? != PAGE_BYTES {
             return damaged(no, "the object ends before it");
         }
-        self.pages.insert(no, Entry { before: Some(Arc::from(page)), after: None, free: false });
+        self.pages.insert(no, Entry { before: Some(page), after: None, free: false });
         Ok(())
     }
 
@@ -231,7 +233,7 @@ impl<'a> Draft<'a> {
         }
         let before = &entry.before;
         entry.after.get_or_insert_with(|| match before {
-            Some(before) => Box::new(**before),
+            Some(before) => before.clone(),
             None => blank(),
         })
     }
@@ -317,12 +319,19 @@ impl<'a> Draft<'a> {
 fn changed_ranges(old: &[u8], new: &[u8]) -> Vec<(usize, usize)> {
     assert_eq!(old.len(), new.len(), "two images of one page");
     let mut ranges: Vec<(usize, usize)> = Vec::new();
-    let words = old.chunks(8).zip(new.chunks(8)).enumerate();
-    for (word, _) in words.filter(|(_, (a, b))| a != b) {
-        let (from, to) = (word * 8, old.len().min(word * 8 + 8));
-        match ranges.last_mut() {
-            Some(last) if from - last.1 < GAP_BYTES_MAX => last.1 = to,
-            _ => ranges.push((from, to)),
+    for at in (0..old.len()).step_by(SAME_BYTES) {
+        let end = old.len().min(at + SAME_BYTES);
+        // Most of a page is as it was: found out fast.
+        if old[at..end] == new[at..end] {
+            continue;
+        }
+        let words = old[at..end].chunks(8).zip(new[at..end].chunks(8)).enumerate();
+        for (word, _) in words.filter(|(_, (a, b))| a != b) {
+            let (from, to) = (at + word * 8, end.min(at + word * 8 + 8));
+            match ranges.last_mut() {
+                Some(last) if from - last.1 < GAP_BYTES_MAX => last.1 = to,
+                _ => ranges.push((from, to)),
+            }
         }
     }
     for (from, to) in &mut ranges {

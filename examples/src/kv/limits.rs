@@ -25,6 +25,8 @@ pub const RUN_VALUE_BYTES_MAX: usize = 4 << 20;
 pub const PATCH_BYTES_MAX: usize = 128 << 10;
 /// Piece in which a large value is copied, received and sent.
 pub const PIECE_BYTES: usize = 256 << 10;
+/// Groups of one request whose large values are written to their objects at once: their syncs share flushes.
+pub const STAGED_AT_ONCE: usize = 8;
 /// Large values that wait to be removed; a writer that makes more waits.
 pub const GRAVES_MAX: usize = 1024;
 /// Names that are looked at in one step of removing all large values.

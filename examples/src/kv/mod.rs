@@ -7,16 +7,18 @@
 //! |---|---|
 //! | `limits`, `units`, `error`, `op` | bounds, words, failures, what is asked for |
 //! | `page`, `node`, `meta` | bytes to cells and back: pure |
-//! | `draft` | the pages that one batch changes |
-//! | `space`, `runs`, `path`, `balance`, `tree` | free pages, large values, the way down, splits and merges, put and delete |
+//! | `value`, `pinned`, `shelf`, `removal` | large values: objects of their own, who reads them, and how they go |
+//! | `draft` | what one batch changes: pages, and large values |
+//! | `space`, `runs`, `path`, `balance`, `tree` | free pages, values in pages, the way down, splits and merges, put and delete |
+//! | `larges` | APPEND and SETRANGE on large values |
 //! | `view`, `snapshot`, `cursor` | readers that never wait for the writer |
 //! | `plan`, `writer` | many requests, one transaction; several on their way |
 //! | `store` | the map that users see |
 //! | `watch` | who is told of changed keys |
 //! | `reply`, `resp` | replies as data, RESP2 and RESP3 as bytes |
 //! | `ask`, `arguments`, `strings`, `keyspace`, `service`, `command` | commands out of words |
-//! | `clock`, `options`, `glob`, `scans`, `sweep`, `info` | what the server needs besides |
-//! | `writes`, `execute`, `session`, `connection`, `server` | the server for Redis clients |
+//! | `clock`, `options`, `glob`, `scans`, `sweep`, `info`, `exposition` | what the server needs besides |
+//! | `writes`, `uploads`, `execute`, `session`, `connection`, `server` | the server for Redis clients |
 //! | `serve`, `demo` | the two commands |
 //!
 //! # The server
@@ -25,19 +27,34 @@
 //! its own: `KEYRANGE min max [COUNT n] [VALUES]` gives keys in order, between `[key` (with it), `(key`
 //! (without it), `-` and `+`; one goes on with `(` and the last key, until the reply is empty.
 //!
-//! What is different: a key has 1 to 512 bytes, a value up to 4 MiB. DEL and MSET of more than 64 keys
-//! are atomic in pieces, unless they stand in a transaction. In MULTI stand commands on keys by name;
-//! SCAN, KEYRANGE, DBSIZE, RANDOMKEY, INFO, FLUSHALL and the like spoil it. A transaction has to fit the
-//! log as a whole, otherwise it does nothing and says so. A cursor of SCAN is forgotten after 16,384
-//! later ones. INCRBYFLOAT counts in 64 bits (Redis in 80). There are no lists, sets, hashes, streams,
-//! scripts, channels, replicas.
+//! What is different: a key has 1 to 512 bytes. DEL and MSET of more than 64 keys (16, if large values
+//! are among them) are atomic in pieces, unless they stand in a transaction. In MULTI stand commands on
+//! keys by name; SCAN, KEYRANGE, DBSIZE, RANDOMKEY, INFO, FLUSHALL and the like spoil it. A transaction
+//! has to fit the log as a whole, otherwise it does nothing and says so: 1 MiB, of which a large value
+//! takes 12 KiB, and 24 KiB where it replaces another one. Of all arguments only values may have more than
+//! 1 MiB. A cursor of SCAN is forgotten after 16,384 later ones. INCRBYFLOAT counts in 64 bits (Redis in
+//! 80). There are no lists, sets, hashes, streams, scripts, channels, replicas.
 //!
 //! With `--durability always` a reply means that the change is on the device; EXEC is one transaction of
 //! the engine. With `everysec` a reply means that it is visible, and a power cut takes the last second or
 //! so: whole commits, the latest. The time at which an entry ends is stored beside it.
 //!
 //! One client makes the server hold at most: one command of 16 MiB (16 KiB a word and 10 words before
-//! the password), one transaction of 16 MiB, 4096 watched keys, and replies of 64 MiB.
+//! the password), one transaction of 16 MiB, 4096 watched keys, and replies of 64 MiB; of large values a
+//! piece.
+//!
+//! # Large values
+//!
+//! A value of more than 32 KiB, up to 512 MiB, is an object of its own ([`shelf`] tells how). It is there
+//! whole or not at all, as its key is; it is never in memory as a whole; and it goes with its key, by
+//! whatever command, or when its time ends. GET and GETRANGE send it piece by piece, as it was when the
+//! command came, whatever becomes of it meanwhile. APPEND and SETRANGE cost what they write, except a
+//! SETRANGE of more than 128 KiB over bytes that are there: that copies the value.
+//!
+//! # Figures
+//!
+//! `--metrics-listen 127.0.0.1:9121` serves them to Prometheus; `examples/dashboards/kv.json` is a dashboard
+//! for Grafana. INFO has the same in the form of Redis.
 //!
 //! # Clients that were tried
 //!

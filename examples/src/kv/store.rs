@@ -16,7 +16,8 @@ use bytes::Bytes;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
-use futures_util::future::try_join_all;
+use futures_util::StreamExt;
+use futures_util::stream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -28,6 +29,7 @@ use crate::kv::error::Result;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::QUEUE_REQUESTS_MAX;
 use crate::kv::limits::READ_RETRIES_MAX;
+use crate::kv::limits::STAGED_AT_ONCE;
 use crate::kv::meta::META_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::meta::ROOT_FIRST;
@@ -285,13 +287,9 @@ impl Store {
     pub async fn write(&self, groups: Vec<Group>) -> Result<Answer> {
         let mut faults = Vec::with_capacity(groups.len());
         let mut sound = Vec::with_capacity(groups.len());
-        for mut group in groups {
-            let checked = match group.iter().try_for_each(Op::check) {
-                Ok(()) => self.stage(&mut group).await,
-                wrong => wrong,
-            };
+        for checked in self.staged(groups).await {
             match checked {
-                Ok(()) => {
+                Ok(group) => {
                     faults.push(None);
                     sound.push(group);
                 }
@@ -306,14 +304,19 @@ impl Store {
         Ok(faults.into_iter().map(merge).collect())
     }
 
-    /// Writes the large values of a group to their objects.
-    async fn stage(&self, group: &mut Group) -> Result<()> {
+    /// Checks groups, and writes their large values to their objects, those of several groups at once.
+    async fn staged(&self, groups: Vec<Group>) -> Vec<Result<Group>> {
         let shelf = &self.inner.shelf;
-        let values = group.iter_mut().filter_map(|op| match op {
-            Op::Put { value, .. } if value.held() > shelf.logged_max() => Some(value),
-            _ => None,
+        let check = |group: &Group| group.iter().try_for_each(Op::check);
+        if !groups.iter().flatten().any(|op| is_for(shelf, op)) {
+            return groups.into_iter().map(|group| check(&group).map(|()| group)).collect();
+        }
+        let each = groups.into_iter().map(|mut group| async move {
+            check(&group)?;
+            stage(shelf, &mut group).await?;
+            Ok(group)
         });
-        try_join_all(values.map(|value| stage(shelf, value))).await.map(drop)
+        stream::iter(each).buffered(STAGED_AT_ONCE).collect().await
     }
 
     async fn send(&self, groups: Vec<Group>) -> Result<Answer> {
@@ -367,9 +370,19 @@ impl Store {
     }
 }
 
-async fn stage(shelf: &Arc<Shelf>, value: &mut New) -> Result<()> {
-    if let New::Bytes(bytes) = value {
-        *value = New::Staged(shelf.stage(bytes).await?);
+/// Whether the operation has a large value that is not on the shelf yet.
+fn is_for(shelf: &Shelf, op: &Op) -> bool {
+    matches!(op, Op::Put { value: New::Bytes(bytes), .. } if bytes.len() > shelf.logged_max())
+}
+
+/// Writes the large values of a group to their objects.
+async fn stage(shelf: &Arc<Shelf>, group: &mut Group) -> Result<()> {
+    for op in group.iter_mut().filter(|op| is_for(shelf, op)) {
+        if let Op::Put { value, .. } = op
+            && let New::Bytes(bytes) = value
+        {
+            *value = New::Staged(shelf.stage(bytes).await?);
+        }
     }
     Ok(())
 }

@@ -333,6 +333,9 @@ fn patched(key: &Bytes, old: &Option<Entry>, at: usize, part: &New) -> Effect {
         return Effect::reply(Reply::err(why));
     }
     let len = before.map_or(0, Value::len).max(end);
+    if part.is_empty() && before.is_some() {
+        return Effect::reply(len as i64);
+    }
     let small = before.map_or(Some(&[][..]), |value| value.bytes().map(|bytes| &bytes[..]));
     let (Some(before), New::Bytes(bytes), true) = (small, part, len <= LOGGED_VALUE_BYTES_MAX)
     else {

@@ -43,7 +43,7 @@ use crate::kv::units::PageNo;
 #[derive(Debug, Default)]
 pub struct Undo {
     /// Old images by page.
-    pub pages: HashMap<PageNo, Arc<Page>>,
+    pub pages: HashMap<PageNo, Box<Page>>,
     /// Bytes of large values, in the order in which they were replaced.
     pub larges: Vec<Old>,
 }
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     fn undo(no: PageNo, byte: u8) -> Undo {
-        let pages = HashMap::from([(no, Arc::new([byte; PAGE_BYTES]))]);
+        let pages = HashMap::from([(no, Box::new([byte; PAGE_BYTES]))]);
         Undo { pages, larges: Vec::new() }
     }
 
