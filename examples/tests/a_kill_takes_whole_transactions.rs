@@ -70,7 +70,15 @@ fn large(client: u64, number: u64) -> Vec<u8> {
     format!("{client}/{number}/").into_bytes().into_iter().cycle().take(len).collect()
 }
 
-/// The commands of transaction `number`: two keys that agree, a counter, a large value, and one that grows.
+/// Keys that a transaction sets besides, so many and so long that the transactions of all clients do not fit one
+/// commit: each of them must not be cut all the same.
+const WIDE: u64 = 12;
+
+fn wide(client: u64, number: u64) -> Vec<u8> {
+    format!("{client}/{number}/").into_bytes().into_iter().cycle().take(9_000).collect()
+}
+
+/// The commands of transaction `number`: keys that agree, a counter, a large value, and one that grows.
 fn transaction(client: u64, number: u64) -> Vec<u8> {
     let (key, text) = (|name: &str| format!("{name}{client}"), number.to_string());
     let mut bytes = command(&[b"MULTI"]);
@@ -80,6 +88,10 @@ fn transaction(client: u64, number: u64) -> Vec<u8> {
     match number % 50 {
         0 => bytes.extend(command(&[b"DEL", key("grown").as_bytes()])),
         _ => bytes.extend(command(&[b"APPEND", key("grown").as_bytes(), &[b'g'; 3000]])),
+    }
+    for index in 0..WIDE {
+        let key = format!("wide{client}:{index}");
+        bytes.extend(command(&[b"SET", key.as_bytes(), &wide(client, number)]));
     }
     bytes.extend(command(&[b"SET", key("last").as_bytes(), text.as_bytes()]));
     bytes.extend(command(&[b"EXEC"]));
@@ -93,8 +105,8 @@ async fn transact(address: String, client: u64, from: u64) -> u64 {
         if stream.write_all(&transaction(client, number)).await.is_err() {
             return number - 1;
         }
-        // OK, five times QUEUED, the length, and what the five say.
-        for index in 0..12 {
+        // OK, QUEUED for each command, the length, and what they say.
+        for index in 0..2 + 2 * (5 + WIDE) {
             let Ok((line, _)) = reply(&mut stream).await else { return number - 1 };
             assert!(!line.starts_with('-'), "reply {index}: {line}");
         }
@@ -114,6 +126,11 @@ async fn is_whole(store: &Store, client: u64, answered: u64) -> u64 {
     assert_eq!(number("count").await, found, "client {client}: half a transaction");
     if found > 0 {
         assert!(get("large").await.unwrap() == large(client, found), "client {client}: {found}");
+        for index in 0..WIDE {
+            let key = format!("wide{client}:{index}");
+            let value = store.get(key.as_bytes()).await.unwrap().unwrap();
+            assert!(value == wide(client, found), "client {client}: half of {found}");
+        }
         let grown = get("grown").await.map_or(0, |value| value.len() as u64);
         assert_eq!(grown, found % 50 * 3000, "client {client}: {found}");
     }

@@ -128,6 +128,18 @@ async fn nothing_is_left_of_what_goes() {
     is(&mut one, &[b"MSETNX", b"e", &huge, b"f", b"1", b"g", &huge], ":1").await;
     assert_eq!(ask(&mut one, &[b"GET", b"g"]).await.1, huge);
     assert_eq!(all_is_tidy(&store).await, 4);
+    // More at once than one transaction of the log could name.
+    let keys: Vec<String> = (0..70).map(|i| format!("many{i}")).collect();
+    for _ in 0..2 {
+        let mut words = vec![&b"MSET"[..]];
+        keys.iter().for_each(|key| words.extend([key.as_bytes(), &large[..40_000]]));
+        is(&mut one, &words, "+OK").await;
+    }
+    assert_eq!(all_is_tidy(&store).await, 74);
+    let words: Vec<&[u8]> =
+        [&b"DEL"[..]].into_iter().chain(keys.iter().map(|k| k.as_bytes())).collect();
+    is(&mut one, &words, ":70").await;
+    assert_eq!(all_is_tidy(&store).await, 4);
     drop(store);
     let server = server.restart().await;
     assert_eq!(all_is_tidy(&server.store).await, 4);
@@ -219,6 +231,26 @@ async fn a_reader_keeps_what_it_began_to_read() {
     }
     drop(readers);
     assert_eq!(all_is_tidy(&store).await, 0);
+    server.stop().await;
+}
+
+/// What readers kept up to the end goes when the store is opened next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_readers_have_kept_goes_at_the_next_opening() {
+    let server = start().await;
+    let mut one = server.connect().await;
+    let mut kept = Vec::new();
+    for after in [&[&b"SET"[..], b"k", b"small"][..], &[b"FLUSHALL"]] {
+        is(&mut one, &[b"SET", b"k", &[b'v'; 50_000]], "+OK").await;
+        kept.push(server.store.entry(b"k", true).await.unwrap().unwrap());
+        is(&mut one, after, "+OK").await;
+    }
+    server.store.shelf().settled().await;
+    let [new, live, old] = objects(&server.engine).await;
+    assert_eq!([new, live + old], [0, 2]);
+    let server = server.restart().await;
+    drop(kept);
+    assert_eq!(all_is_tidy(&server.store).await, 0);
     server.stop().await;
 }
 

@@ -85,7 +85,7 @@ impl Connection {
         let id = count(&executor.tally().connections);
         let password = executor.options().password.clone();
         let session = Session::new(id, stream.peer_addr().ok(), executor.now(), password);
-        let writes = Writes::default();
+        let writes = executor.writes();
         Self { stream, session, executor, input, output, writes, stop }
     }
 
@@ -221,7 +221,7 @@ impl Connection {
         if self.writes.is_empty() {
             return Ok(());
         }
-        let writes = std::mem::take(&mut self.writes);
+        let writes = std::mem::replace(&mut self.writes, self.executor.writes());
         for reply in self.executor.write(writes).await {
             self.put(&reply).await?;
         }

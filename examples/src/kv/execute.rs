@@ -56,6 +56,8 @@ struct Inner {
     scans: Scans,
     options: Options,
     tally: Tally,
+    /// What one transaction may take.
+    log_bytes: u64,
     /// Keys that have ended, for the sweep.
     lapsed: mpsc::Sender<Bytes>,
 }
@@ -64,7 +66,8 @@ impl Executor {
     /// Serves from `store`; names ended keys to `lapsed`.
     pub fn new(store: Store, options: Options, lapsed: mpsc::Sender<Bytes>) -> Self {
         let tally = Tally { since: options.clock.now(), ..Tally::default() };
-        let inner = Inner { store, scans: Scans::new(), options, tally, lapsed };
+        let log_bytes = store.engine().transaction().log_bytes_max();
+        let inner = Inner { store, scans: Scans::new(), options, tally, log_bytes, lapsed };
         Self { inner: Arc::new(inner) }
     }
 
@@ -91,6 +94,11 @@ impl Executor {
     /// Where long arguments go.
     pub fn shelf(&self) -> Arc<Shelf> {
         self.inner.store.shelf()
+    }
+
+    /// An empty list of writes.
+    pub fn writes(&self) -> Writes {
+        Writes::new(self.inner.log_bytes)
     }
 
     /// Makes the writes durable and gives their replies.

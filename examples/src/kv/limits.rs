@@ -89,8 +89,8 @@ pub const PIPELINE_COMMANDS_MAX: usize = 1024;
 pub const PIPELINE_BYTES_MAX: usize = 1 << 20;
 /// Keys of one DEL or MSET that are changed atomically; longer ones are cut into such pieces.
 pub const ATOMIC_KEYS_MAX: usize = 64;
-/// The same, if large values are among them: each takes up to 24 KiB of the log.
-pub const ATOMIC_LARGES_MAX: usize = 16;
+/// Log bytes that a large value takes at most which comes or goes: its name, its cell, its pages.
+pub const LARGE_LOG_BYTES: usize = 14 << 10;
 /// Replies that are gathered before they are sent.
 pub const REPLY_BYTES_GATHERED: usize = 256 << 10;
 /// Bytes of values in the reply of one MGET.

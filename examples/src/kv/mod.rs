@@ -27,11 +27,12 @@
 //! its own: `KEYRANGE min max [COUNT n] [VALUES]` gives keys in order, between `[key` (with it), `(key`
 //! (without it), `-` and `+`; one goes on with `(` and the last key, until the reply is empty.
 //!
-//! What is different: a key has 1 to 512 bytes. DEL and MSET of more than 64 keys (16, if large values
-//! are among them) are atomic in pieces, unless they stand in a transaction. In MULTI stand commands on
+//! What is different: a key has 1 to 512 bytes. DEL and MSET of more than 64 keys are atomic in pieces,
+//! unless they stand in a transaction; with less than 64 MiB of memory the pieces of DEL are shorter, and
+//! those of MSET with large values are half as long. In MULTI stand commands on
 //! keys by name; SCAN, KEYRANGE, DBSIZE, RANDOMKEY, INFO, FLUSHALL and the like spoil it. A transaction
-//! has to fit the log as a whole, otherwise it does nothing and says so: 1 MiB, of which a large value
-//! takes 12 KiB, and 24 KiB where it replaces another one. Of all arguments only values may have more than
+//! has to fit the log as a whole, otherwise it does nothing and says so: 1 MiB, or a 64th of a memory of
+//! less than 64 MiB; a large value takes 12 KiB of it, and 24 KiB where it replaces another one. Of all arguments only values may have more than
 //! 1 MiB. A cursor of SCAN is forgotten after 16,384 later ones. INCRBYFLOAT counts in 64 bits (Redis in
 //! 80). There are no lists, sets, hashes, streams, scripts, channels, replicas.
 //!
