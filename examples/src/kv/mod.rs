@@ -79,11 +79,11 @@
 //! | client | what was run | result |
 //! |---|---|---|
 //! | `redis-cli --pipe` | a million SETs, durable | errors: 0, replies: 1000000; 6.6 s, Redis 15.1 s, once each |
-//! | `redis-benchmark -t set -c 64 -n 200000 -d 150 -r 1000000` | durable | 0.7 of Redis (9,600 to 13,700 a second beside 12,400 to 18,900); with half the number, on another half hour, 1.3 (9,700 to 12,900 beside 6,100 to 11,800). The aim is 2 |
+//! | `redis-benchmark -t set -c 64 -n 200000 -d 150 -r 1000000` | durable | 0.7 of Redis (9,600 to 13,700 a second beside 12,400 to 18,900); with half the number, in another sitting, 1.3 (9,700 to 12,900 beside 6,100 to 11,800). The aim is 2 |
 //! | the same | processor time of the server for a SET | 34 us, Redis 10 us: that is what decides here |
-//! | `redis-benchmark -t get -P 16 -c 50 -d 150 -r 200000` | cached | 0.37 of Redis in both sittings (53,000 to 172,000 a second beside 126,000 to 452,000), 4.3 us of processor time each. The aim is 0.8 |
-//! | `redis-benchmark -t ping,set,get,incr,mset -c 50 -n 10000` | durable, keys among 100,000 | PING 0.5 to 1.3 of Redis, SET 1.1 to 2.3, GET 0.6 to 0.7, INCR 0.7 to 1.0, MSET of 10 keys 0.2 to 0.3 |
-//! | the same with `-P 16` | | PING 1.2 to 2.5, SET 0.3 to 0.5, GET 0.4 to 0.7, INCR 0.3 to 0.4, MSET of 10 keys 0.2 |
+//! | `redis-benchmark -t get -P 16 -c 50 -d 150 -r 200000` | cached | 0.37 and 0.40 of Redis in two sittings (53,000 to 172,000 a second beside 126,000 to 452,000), 4.3 us of processor time each. The aim is 0.8 |
+//! | `redis-benchmark -t ping,set,get,incr,mset -c 50 -n 10000` | durable, keys among 100,000 | means of two runs: PING 0.9 to 1.0 of Redis, SET 1.5, GET 0.7, INCR 0.9, MSET of 10 keys 0.24 |
+//! | the same with `-P 16` | | PING 1.9 to 2.1, SET 0.4, GET 0.5, INCR 0.3, MSET of 10 keys 0.18 |
 //!
 //! A third of the time of a GET goes into copies of three pages of 4 KiB, of which the two upper ones are
 //! nearly always the same.
