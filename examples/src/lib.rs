@@ -6,7 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 pub mod kv;
 pub mod nbd;
 pub mod opening;
+pub mod quiet;
 pub mod size;

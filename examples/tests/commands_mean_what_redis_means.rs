@@ -44,7 +44,7 @@ async fn values_are_counted_cut_and_lengthened() {
         SETRANGE a 5 There => :10
         GET a => $10 HelloThere
         SETRANGE z 3 x => :4
-        SETRANGE z 4194304 x => -ERR string exceeds maximum allowed size (proto-max-bulk-len)
+        SETRANGE z 536870912 x => -ERR string exceeds maximum allowed size (proto-max-bulk-len)
         GETSET a new => $10 HelloThere
         GETDEL a => $3 new
         GETDEL a => $-1

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use foliant_examples::kv::demo;
 use foliant_examples::kv::serve;
+use tracing::Level;
 
 /// A durable ordered key-value store on Foliant.
 #[derive(Debug, Parser)]
@@ -24,6 +25,7 @@ enum Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_max_level(Level::WARN).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => {

@@ -2,19 +2,25 @@
 //!
 //! Guarantees the texts that Redis has for what is wrong. Called by the rooms of the commands.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::kv::ask::Refusal;
 use crate::kv::op::Expiry;
+use crate::kv::shelf::Staged;
 use crate::kv::units::Millis;
+use crate::kv::value::New;
 
 /// A command's name and what follows it; their number was checked.
 #[derive(Debug)]
 pub struct Arguments {
     /// In small letters.
     pub name: &'static str,
-    /// Without the name.
+    /// Without the name; empty where a long one stands.
     pub rest: Vec<Bytes>,
+    /// The long ones, and where they stand in `rest`.
+    pub long: Vec<(usize, Arc<Staged>)>,
     /// The time of the server.
     pub now: Millis,
 }
@@ -23,6 +29,12 @@ impl Arguments {
     /// The argument at `index`, which exists.
     pub fn at(&self, index: usize) -> Bytes {
         self.rest[index].clone()
+    }
+
+    /// The value at `index`, long or not.
+    pub fn value(&self, index: usize) -> New {
+        let long = self.long.iter().find(|(at, _)| *at == index);
+        long.map_or_else(|| New::Bytes(self.at(index)), |(_, value)| New::Staged(value.clone()))
     }
 
     /// The number at `index`.

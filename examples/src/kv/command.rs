@@ -5,6 +5,7 @@
 //! does nothing. Called by `connection`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::kv::ask::Refusal;
 use crate::kv::keyspace;
 use crate::kv::reply::Reply;
 use crate::kv::service;
+use crate::kv::shelf::Staged;
 use crate::kv::strings;
 use crate::kv::units::Millis;
 
@@ -92,12 +94,32 @@ const TABLE: &[Row] = &[
 static ROWS: LazyLock<HashMap<&'static [u8], &'static Row>> =
     LazyLock::new(|| TABLE.iter().map(|row| (row.0.as_bytes(), row)).collect());
 
+/// A command as it came: its arguments, and those of them that are long, which stand empty among the
+/// others, with their places.
+#[derive(Debug, Default)]
+pub struct Words {
+    /// The name and what follows it.
+    pub plain: Vec<Bytes>,
+    /// Where in `plain`, and what.
+    pub long: Vec<(usize, Arc<Staged>)>,
+}
+
+/// Whether the argument at `index` behind the name may be long: those that are values.
+fn may_be_long(name: &str, index: usize) -> bool {
+    match name {
+        "append" | "getset" | "set" | "setnx" => index == 1,
+        "psetex" | "setex" | "setrange" => index == 2,
+        "mset" | "msetnx" => index % 2 == 1,
+        _ => false,
+    }
+}
+
 /// Reads a command that came at `now`. There is at least one argument. A refusal is an unknown name or a
 /// wrong number of arguments, which spoil a transaction; what else is wrong is an error in the command's
 /// place of it, as in Redis.
-pub fn parse(mut arguments: Vec<Bytes>, now: Millis) -> Result<Command, Refusal> {
-    let name = arguments.remove(0);
-    let rest = arguments;
+pub fn parse(words: Words, now: Millis) -> Result<Command, Refusal> {
+    let Words { plain: mut rest, mut long } = words;
+    let name = rest.remove(0);
     let Some((name, least, most, read)) = ROWS.get(&name.to_ascii_lowercase()[..]) else {
         let words = rest.iter().take(8).map(|word| format!("'{}' ", printable(word)));
         let words: String = words.collect();
@@ -107,7 +129,11 @@ pub fn parse(mut arguments: Vec<Bytes>, now: Millis) -> Result<Command, Refusal>
     if !(*least..=*most).contains(&rest.len()) {
         return Err(arity(name));
     }
-    let read = read(Arguments { name, rest, now });
+    long.iter_mut().for_each(|(at, _)| *at = at.saturating_sub(1));
+    if !long.iter().all(|(at, _)| may_be_long(name, *at)) {
+        return Ok(Command::Ready(Reply::err(format_args!("an argument of '{name}' is too long"))));
+    }
+    let read = read(Arguments { name, rest, long, now });
     Ok(read.unwrap_or_else(|refusal| Command::Ready(Reply::Error(refusal))))
 }
 
@@ -122,7 +148,8 @@ mod tests {
 
     fn words(line: &'static str) -> Result<Command, Refusal> {
         let word = |word: &'static str| Bytes::from_static(word.as_bytes());
-        parse(line.split(' ').map(word).collect(), 1000)
+        let plain = line.split(' ').map(word).collect();
+        parse(Words { plain, long: Vec::new() }, 1000)
     }
 
     #[test]

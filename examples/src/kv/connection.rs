@@ -4,6 +4,9 @@
 //! writer together, reads are answered straight from the cache, and the replies leave in one write.
 //! So a pipeline costs two system calls, and its writes one commit.
 //!
+//! Large values are not gathered: a long argument goes to its object as it comes, a large value is read
+//! piece by piece while it is sent, and both wait for what came before.
+//!
 //! Guarantees: replies in the order of the commands; memory bounded by one command, one pipeline's
 //! writes and the gathered replies; a malformed command is answered with an error, then the
 //! connection ends. While replies cannot be sent, nothing is read from that client, and no other
@@ -26,8 +29,11 @@ use tokio_util::sync::CancellationToken;
 use crate::kv::ask::Command;
 use crate::kv::ask::Refusal;
 use crate::kv::command;
+use crate::kv::command::Words;
+use crate::kv::error::Error;
 use crate::kv::execute::Executor;
 use crate::kv::info::count;
+use crate::kv::limits::PIECE_BYTES;
 use crate::kv::limits::PIPELINE_BYTES_MAX;
 use crate::kv::limits::PIPELINE_COMMANDS_MAX;
 use crate::kv::limits::REPLY_BYTES_GATHERED;
@@ -35,11 +41,22 @@ use crate::kv::limits::SEND_WAIT;
 use crate::kv::reply::OK;
 use crate::kv::reply::Reply;
 use crate::kv::resp;
+use crate::kv::resp::Begun;
 use crate::kv::resp::Malformed;
+use crate::kv::resp::Output;
+use crate::kv::resp::Taken;
 use crate::kv::session::Session;
 use crate::kv::session::Step;
 use crate::kv::units::Millis;
+use crate::kv::uploads;
+use crate::kv::uploads::Broken;
+use crate::kv::uploads::Uploaded;
 use crate::kv::writes::Writes;
+use crate::kv::writes::failure;
+use crate::quiet::Quiet;
+
+/// What clients can make it log: a damaged value can be asked for again for ever.
+static CUT_OFF: Quiet = Quiet::new(20, Duration::from_secs(10));
 
 /// Room for the next read: what one socket buffer typically has.
 const READ_BYTES: usize = 64 << 10;
@@ -52,7 +69,7 @@ pub struct Connection {
     /// What has arrived and was not parsed yet.
     input: BytesMut,
     /// Replies that were not sent yet.
-    output: BytesMut,
+    output: Output,
     /// Writes that were parsed and not sent to the writer yet.
     writes: Writes,
     stop: CancellationToken,
@@ -64,11 +81,11 @@ type Flow = ControlFlow<()>;
 impl Connection {
     /// Serves `stream` until it ends, or until `stop`.
     pub fn new(stream: TcpStream, executor: Executor, stop: CancellationToken) -> Self {
-        let (input, output) = (BytesMut::new(), BytesMut::new());
+        let (input, output) = (BytesMut::new(), Output::default());
         let id = count(&executor.tally().connections);
         let password = executor.options().password.clone();
         let session = Session::new(id, stream.peer_addr().ok(), executor.now(), password);
-        let writes = Writes::default();
+        let writes = executor.writes();
         Self { stream, session, executor, input, output, writes, stop }
     }
 
@@ -102,50 +119,76 @@ impl Connection {
         loop {
             let known = self.session.is_known();
             let flow = match resp::take_command(&mut self.input, known) {
-                Ok(None) => break,
-                Ok(Some(arguments)) if arguments.is_empty() => continue,
-                Ok(Some(arguments)) => {
+                Ok(Taken::Nothing) => break,
+                Ok(Taken::Command(plain)) if plain.is_empty() => continue,
+                Ok(Taken::Command(plain)) => {
                     let now = self.executor.now();
-                    self.serve(command::parse(arguments, now), now).await
+                    let words = Words { plain, long: Vec::new() };
+                    self.serve(command::parse(words, now), now).await?
                 }
-                Err(malformed) => self.refuse(malformed).await,
+                Ok(Taken::Long(begun)) => Box::pin(self.serve_long(begun)).await?,
+                Err(malformed) => self.refuse(malformed).await?,
             };
             if flow.is_break() {
                 return Ok(flow);
             }
             let full = self.writes.len() >= PIPELINE_COMMANDS_MAX;
             if full || self.writes.bytes() >= PIPELINE_BYTES_MAX {
-                self.finish_writes().await;
+                self.finish_writes().await?;
             }
-            if self.output.len() >= REPLY_BYTES_GATHERED {
+            if self.output.bytes.len() >= REPLY_BYTES_GATHERED {
                 self.send().await?;
             }
             // Cache hits never wait: without this one deep pipeline would keep its worker.
             tokio::task::consume_budget().await;
         }
-        self.finish_writes().await;
+        self.finish_writes().await?;
         Ok(Flow::Continue(()))
     }
 
-    async fn serve(&mut self, command: Result<Command, Refusal>, now: Millis) -> Flow {
+    /// Takes the rest of a command with a long argument, and serves it.
+    async fn serve_long(&mut self, begun: Begun) -> io::Result<Flow> {
+        // It takes its time: what came before is answered now.
+        self.finish_writes().await?;
+        self.send().await?;
+        let shelf = self.executor.shelf();
+        let uploaded = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(Flow::Break(())),
+            uploaded = uploads::take(begun, &mut self.stream, &mut self.input, &shelf) => uploaded,
+        };
+        let now = self.executor.now();
+        match uploaded {
+            Ok(Uploaded { words, failure: None }) => {
+                self.serve(command::parse(words, now), now).await
+            }
+            Ok(Uploaded { failure: Some(cause), .. }) => {
+                self.serve(Err(refusal(&cause)), now).await
+            }
+            Err(Broken::Malformed(malformed)) => self.refuse(malformed).await,
+            Err(Broken::Lost(cause)) => Err(cause),
+        }
+    }
+
+    async fn serve(&mut self, command: Result<Command, Refusal>, now: Millis) -> io::Result<Flow> {
         count(&self.executor.tally().commands);
         let command = match self.session.step(command, now) {
             Step::Reply(reply) => {
                 self.writes.take_reply(reply);
-                return Flow::Continue(());
+                return Ok(Flow::Continue(()));
             }
             Step::Write(write) => {
                 self.writes.take(write);
-                return Flow::Continue(());
+                return Ok(Flow::Continue(()));
             }
             Step::Do(command) => command,
         };
         // The client expects to read what it wrote before.
-        self.finish_writes().await;
+        self.finish_writes().await?;
         let quit = matches!(command, Command::Quit);
         let reply = self.reply(command, now).await;
-        self.put(&reply);
-        if quit { Flow::Break(()) } else { Flow::Continue(()) }
+        self.put(&reply).await?;
+        Ok(if quit { Flow::Break(()) } else { Flow::Continue(()) })
     }
 
     async fn reply(&mut self, command: Command, now: Millis) -> Reply {
@@ -160,37 +203,78 @@ impl Connection {
         }
     }
 
-    fn put(&mut self, reply: &Reply) {
+    async fn put(&mut self, reply: &Reply) -> io::Result<()> {
         resp::put_reply(&mut self.output, reply, self.session.protocol);
+        match self.output.larges.is_empty() {
+            true => Ok(()),
+            false => Box::pin(self.send_larges()).await,
+        }
     }
 
-    async fn refuse(&mut self, malformed: Malformed) -> Flow {
-        self.finish_writes().await;
-        self.put(&Reply::err(malformed));
-        Flow::Break(())
+    async fn refuse(&mut self, malformed: Malformed) -> io::Result<Flow> {
+        self.finish_writes().await?;
+        self.put(&Reply::err(malformed)).await?;
+        Ok(Flow::Break(()))
     }
 
-    async fn finish_writes(&mut self) {
+    async fn finish_writes(&mut self) -> io::Result<()> {
         if self.writes.is_empty() {
-            return;
+            return Ok(());
         }
-        let writes = std::mem::take(&mut self.writes);
+        let writes = std::mem::replace(&mut self.writes, self.executor.writes());
         for reply in self.executor.write(writes).await {
-            self.put(&reply);
+            self.put(&reply).await?;
         }
+        Ok(())
     }
 
     async fn send(&mut self) -> io::Result<()> {
-        if self.output.is_empty() {
+        if self.output.bytes.is_empty() {
             return Ok(());
         }
-        let sent = timeout(SEND_WAIT, self.stream.write_all(&self.output)).await;
-        self.output.clear();
-        if self.output.capacity() > 4 * REPLY_BYTES_GATHERED {
+        let sent = send(&mut self.stream, &self.output.bytes).await;
+        self.output.bytes.clear();
+        if self.output.bytes.capacity() > 4 * REPLY_BYTES_GATHERED {
             // One large reply must not cost its size for the rest of the connection.
-            self.output = BytesMut::new();
+            self.output.bytes = BytesMut::new();
         }
-        sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        sent
+    }
+
+    /// Sends everything, large values piece by piece.
+    ///
+    /// Errors: also those of the store, because a reply that has begun has no other end.
+    async fn send_larges(&mut self) -> io::Result<()> {
+        let Output { bytes, larges } = std::mem::take(&mut self.output);
+        let (mut sent, mut piece) = (0, vec![0; PIECE_BYTES]);
+        for (at, large) in larges {
+            send(&mut self.stream, &bytes[sent..at]).await?;
+            sent = at;
+            for from in (0..large.len()).step_by(PIECE_BYTES) {
+                let piece = &mut piece[..PIECE_BYTES.min(large.len() - from)];
+                if let Err(cause) = large.read(from, piece).await {
+                    if let Some(left_out) = CUT_OFF.may() {
+                        tracing::warn!(left_out, "a reply is cut off: {cause}");
+                    }
+                    return Err(io::Error::other(cause));
+                }
+                send(&mut self.stream, piece).await?;
+            }
+        }
+        send(&mut self.stream, &bytes[sent..]).await
+    }
+}
+
+/// Sends all of `bytes`; a client that takes them too slowly is given up.
+async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let sent = timeout(SEND_WAIT, stream.write_all(bytes)).await;
+    sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn refusal(cause: &Error) -> Refusal {
+    match failure(cause) {
+        Reply::Error(text) => text,
+        other => format!("ERR {other:?}"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The pages of one batch of changes, before they become one transaction.
+//! The pages of one batch of changes, before they become one transaction, and what the batch does to
+//! large values: which the tree comes to know, which it lets go of, and which bytes of them change.
 //!
 //! Guarantees that the committed pages stay as they are until the commit, that dropping a draft
 //! forgets all of it, and that only changed byte ranges reach the log. It holds the pages that its
@@ -11,6 +12,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foliant::Engine;
 use foliant::Object;
 use foliant::Transaction;
@@ -20,10 +22,17 @@ use crate::kv::error::damaged;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::node::NodeMut;
+use crate::kv::page::LargeRef;
 use crate::kv::page::Node;
 use crate::kv::page::blank;
+use crate::kv::pinned::Pinned;
+use crate::kv::pinned::overlay;
+use crate::kv::shelf::Shelf;
+use crate::kv::shelf::Staged;
+use crate::kv::units::LargeId;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
+use crate::kv::view::Old;
 use crate::kv::view::Undo;
 
 /// Log bytes that the first change of a page costs besides its content (the engine's estimate).
@@ -32,6 +41,12 @@ const PAGE_COST: u64 = 576;
 const RANGE_COST: u64 = 64;
 /// Changed ranges closer than this are logged as one: a range costs as much as the gap.
 const GAP_BYTES_MAX: usize = 64;
+/// Piece of a page that is compared at once, before its words are.
+const SAME_BYTES: usize = 256;
+/// Log bytes that a change of a name costs (the engine's estimate: leaves that are split).
+const NAME_COST: u64 = 3 * PAGE_BYTES as u64;
+/// Log bytes that the first change of an object costs.
+const OBJECT_COST: u64 = 512;
 
 /// Changes in the making.
 pub struct Draft<'a> {
@@ -43,11 +58,49 @@ pub struct Draft<'a> {
     pages: HashMap<PageNo, Entry>,
     dirty: usize,
     log_bytes: u64,
+    shelf: &'a Arc<Shelf>,
+    larges: Larges,
+}
+
+/// What becomes of large values.
+#[derive(Default)]
+struct Larges {
+    /// Those that the batch looked into.
+    objects: HashMap<LargeId, Object>,
+    /// Those that the tree comes to know.
+    kept: Vec<Arc<Staged>>,
+    /// Those that it lets go of.
+    buried: Vec<LargeId>,
+    /// Bytes that change, and what they replace; in order.
+    patches: Vec<Patch>,
+    replaced: Vec<Old>,
+    /// Those that were pinned.
+    pinned: Vec<LargeId>,
+}
+
+struct Patch {
+    id: LargeId,
+    at: usize,
+    bytes: Bytes,
+}
+
+/// A draft as a transaction.
+pub struct Finished {
+    /// Itself.
+    pub transaction: Transaction,
+    /// What it changes, as it was.
+    pub undo: Undo,
+    /// The large values that the tree comes to know.
+    pub kept: Vec<Arc<Staged>>,
+    /// Those that it lets go of.
+    pub buried: Vec<LargeId>,
+    /// Those that were pinned while it was planned.
+    pub pinned: Vec<LargeId>,
 }
 
 struct Entry {
     /// The committed image. None for a page that no committed state knows.
-    before: Option<Arc<Page>>,
+    before: Option<Box<Page>>,
     /// The image after the changes so far, if there are any.
     after: Option<Box<Page>>,
     /// It was freed by this batch; its content means nothing until it is claimed again.
@@ -56,14 +109,79 @@ struct Entry {
 
 impl<'a> Draft<'a> {
     /// No changes yet, on top of the state `committed`.
-    pub fn new(object: &'a Object, committed: Meta) -> Self {
+    pub fn new(object: &'a Object, shelf: &'a Arc<Shelf>, committed: Meta) -> Self {
         let pages = HashMap::with_capacity(64);
-        Self { object, committed, meta: committed, pages, dirty: 0, log_bytes: 0 }
+        let (meta, larges) = (committed, Larges::default());
+        Self { object, committed, meta, pages, dirty: 0, log_bytes: 0, shelf, larges }
     }
 
     /// Whether a commit would change anything.
     pub fn is_clean(&self) -> bool {
-        self.dirty == 0 && self.meta == self.committed
+        self.dirty == 0 && self.meta == self.committed && self.larges.patches.is_empty()
+    }
+
+    /// Where large values are.
+    pub fn shelf(&self) -> &'a Arc<Shelf> {
+        self.shelf
+    }
+
+    /// The tree comes to know a large value.
+    pub fn keep(&mut self, staged: Arc<Staged>) {
+        let id = staged.refer().id;
+        self.log_bytes += NAME_COST;
+        self.meta.large_next = self.meta.large_next.max(id + 1);
+        self.larges.objects.insert(id, staged.object().clone());
+        self.larges.kept.push(staged);
+    }
+
+    /// The tree lets go of a large value.
+    pub fn bury(&mut self, large: LargeRef) {
+        self.log_bytes += NAME_COST;
+        self.larges.buried.push(large.id);
+    }
+
+    /// The object of a large value that the tree refers to.
+    pub async fn object(&mut self, id: LargeId) -> Result<Object> {
+        if let Some(object) = self.larges.objects.get(&id) {
+            return Ok(object.clone());
+        }
+        let object = self.shelf.open(self.committed.epoch, id).await?;
+        self.larges.objects.insert(id, object.clone());
+        Ok(object)
+    }
+
+    /// A large value as it is after the changes so far, to be read when they are committed.
+    pub async fn pin(&mut self, large: LargeRef) -> Result<Pinned> {
+        let object = self.object(large.id).await?;
+        self.larges.pinned.push(large.id);
+        Ok(self.shelf.pin_planned(object, large, self.larges.replaced.len()))
+    }
+
+    /// Reads a large value as it is after the changes so far; zeroes behind its end.
+    pub async fn read_large(&mut self, id: LargeId, at: usize, bytes: &mut [u8]) -> Result<()> {
+        let object = self.object(id).await?;
+        let read = object.read_at(at as u64, bytes).await?;
+        bytes[read..].fill(0);
+        for patch in self.larges.patches.iter().filter(|patch| patch.id == id) {
+            overlay(bytes, at, patch.at, &patch.bytes);
+        }
+        Ok(())
+    }
+
+    /// Changes bytes of a large value, through the log.
+    pub async fn patch(&mut self, large: LargeRef, at: usize, bytes: Bytes) -> Result<()> {
+        let end = (at + bytes.len()).min(large.bytes as usize);
+        if at < end {
+            let mut old = vec![0; end - at];
+            self.read_large(large.id, at, &mut old).await?;
+            self.larges.replaced.push(Old { id: large.id, at, bytes: old.into() });
+        }
+        let pages = bytes.len() / PAGE_BYTES + 2;
+        self.dirty += pages;
+        self.log_bytes += bytes.len() as u64 + pages as u64 * 2 * RANGE_COST + OBJECT_COST;
+        self.object(large.id).await?;
+        self.larges.patches.push(Patch { id: large.id, at, bytes });
+        Ok(())
     }
 
     /// Pages changed so far.
@@ -89,7 +207,7 @@ impl<'a> Draft<'a> {
         if self.object.read_at(offset, &mut page[..]).await? != PAGE_BYTES {
             return damaged(no, "the object ends before it");
         }
-        self.pages.insert(no, Entry { before: Some(Arc::from(page)), after: None, free: false });
+        self.pages.insert(no, Entry { before: Some(page), after: None, free: false });
         Ok(())
     }
 
@@ -115,7 +233,7 @@ impl<'a> Draft<'a> {
         }
         let before = &entry.before;
         entry.after.get_or_insert_with(|| match before {
-            Some(before) => Box::new(**before),
+            Some(before) => before.clone(),
             None => blank(),
         })
     }
@@ -140,11 +258,6 @@ impl<'a> Draft<'a> {
         assert!(old.is_none(), "page {no} is fresh twice");
     }
 
-    /// Whether this batch has read or changed the page.
-    pub fn is_touched(&self, no: PageNo) -> bool {
-        self.pages.contains_key(&no)
-    }
-
     /// The page is free from now on: what was changed in it need not be logged.
     pub fn release(&mut self, no: PageNo) {
         let Some(entry) = self.pages.get_mut(&no) else { return };
@@ -164,12 +277,12 @@ impl<'a> Draft<'a> {
         self.pages.get(&no).is_some_and(|entry| entry.after.is_some() && !entry.free)
     }
 
-    /// Everything as one transaction, and the old images of what it changes.
+    /// Everything as one transaction.
     ///
     /// Errors: `TooLarge` of the engine.
-    pub fn into_transaction(self, engine: &Engine) -> Result<(Transaction, Undo)> {
+    pub fn into_transaction(self, engine: &Engine) -> Result<Finished> {
         let mut transaction = engine.transaction();
-        let mut undo = Undo::with_capacity(self.dirty);
+        let mut undo = Undo::default();
         let (old, new) = (self.committed.encode(), self.meta.encode());
         for (from, to) in changed_ranges(&old, &new) {
             transaction.write_at(self.object, from as u64, &new[from..to])?;
@@ -184,9 +297,21 @@ impl<'a> Draft<'a> {
             for (from, to) in changed_ranges(&before[..], &after[..]) {
                 transaction.write_at(self.object, base + from as u64, &after[from..to])?;
             }
-            undo.insert(no, before);
+            undo.pages.insert(no, before);
         }
-        Ok((transaction, undo))
+        let Larges { objects, kept, buried, patches, replaced, pinned } = self.larges;
+        for Patch { id, at, bytes } in patches {
+            transaction.write_at(&objects[&id], at as u64, &bytes)?;
+        }
+        let (shelf, epoch) = (self.shelf, self.committed.epoch);
+        for id in kept.iter().map(|staged| staged.refer().id) {
+            transaction.rename(shelf.name_new(id), shelf.name_live(epoch, id))?;
+        }
+        for &id in &buried {
+            transaction.rename(shelf.name_live(epoch, id), shelf.name_old(id))?;
+        }
+        undo.larges = replaced;
+        Ok(Finished { transaction, undo, kept, buried, pinned })
     }
 }
 
@@ -194,12 +319,19 @@ impl<'a> Draft<'a> {
 fn changed_ranges(old: &[u8], new: &[u8]) -> Vec<(usize, usize)> {
     assert_eq!(old.len(), new.len(), "two images of one page");
     let mut ranges: Vec<(usize, usize)> = Vec::new();
-    let words = old.chunks(8).zip(new.chunks(8)).enumerate();
-    for (word, _) in words.filter(|(_, (a, b))| a != b) {
-        let (from, to) = (word * 8, old.len().min(word * 8 + 8));
-        match ranges.last_mut() {
-            Some(last) if from - last.1 < GAP_BYTES_MAX => last.1 = to,
-            _ => ranges.push((from, to)),
+    for at in (0..old.len()).step_by(SAME_BYTES) {
+        let end = old.len().min(at + SAME_BYTES);
+        // Most of a page is as it was: found out fast.
+        if old[at..end] == new[at..end] {
+            continue;
+        }
+        let words = old[at..end].chunks(8).zip(new[at..end].chunks(8)).enumerate();
+        for (word, _) in words.filter(|(_, (a, b))| a != b) {
+            let (from, to) = (at + word * 8, end.min(at + word * 8 + 8));
+            match ranges.last_mut() {
+                Some(last) if from - last.1 < GAP_BYTES_MAX => last.1 = to,
+                _ => ranges.push((from, to)),
+            }
         }
     }
     for (from, to) in &mut ranges {

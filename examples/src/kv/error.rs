@@ -6,6 +6,7 @@
 
 use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::limits::VALUE_BYTES_MAX;
+use crate::kv::units::LargeId;
 use crate::kv::units::PageNo;
 
 /// The result of an operation of the store.
@@ -48,6 +49,12 @@ pub enum Error {
         bytes: u64,
         /// What there is.
         bytes_max: u64,
+    },
+    /// An object that the tree refers to is not there, or shorter than the tree says.
+    #[error("the large value {id} is missing or too short")]
+    LargeMissing {
+        /// Which.
+        id: LargeId,
     },
     /// The values that one command asks for are too many for the memory.
     #[error("the values are too long for one reply")]

@@ -3,7 +3,8 @@
 //! A command that only reads runs its procedure on the state of the last commit, without the writer.
 //! It sees nothing of an entry that has ended, and tells the sweep of it.
 //!
-//! Guarantees replies of at most `REPLY_BYTES_MAX` bytes of values. Does not parse and does not know
+//! Guarantees replies that hold at most `REPLY_BYTES_MAX` bytes of values; large ones are read when they
+//! are sent. Does not parse and does not know
 //! sockets. Called by `connection`.
 
 use std::hash::BuildHasher;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::kv::ask::Command;
 use crate::kv::ask::Range;
@@ -32,6 +34,7 @@ use crate::kv::options::Options;
 use crate::kv::reply::OK;
 use crate::kv::reply::Reply;
 use crate::kv::scans::Scans;
+use crate::kv::shelf::Shelf;
 use crate::kv::store::Store;
 use crate::kv::units::Millis;
 use crate::kv::watch::Watch;
@@ -53,6 +56,8 @@ struct Inner {
     scans: Scans,
     options: Options,
     tally: Tally,
+    /// What one transaction may take.
+    log_bytes: u64,
     /// Keys that have ended, for the sweep.
     lapsed: mpsc::Sender<Bytes>,
 }
@@ -61,7 +66,8 @@ impl Executor {
     /// Serves from `store`; names ended keys to `lapsed`.
     pub fn new(store: Store, options: Options, lapsed: mpsc::Sender<Bytes>) -> Self {
         let tally = Tally { since: options.clock.now(), ..Tally::default() };
-        let inner = Inner { store, scans: Scans::new(), options, tally, lapsed };
+        let log_bytes = store.engine().transaction().log_bytes_max();
+        let inner = Inner { store, scans: Scans::new(), options, tally, log_bytes, lapsed };
         Self { inner: Arc::new(inner) }
     }
 
@@ -80,12 +86,32 @@ impl Executor {
         self.inner.options.clock.now()
     }
 
+    /// What is served.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Where long arguments go.
+    pub fn shelf(&self) -> Arc<Shelf> {
+        self.inner.store.shelf()
+    }
+
+    /// An empty list of writes.
+    pub fn writes(&self) -> Writes {
+        Writes::new(self.inner.log_bytes)
+    }
+
     /// Makes the writes durable and gives their replies.
     pub async fn write(&self, mut writes: Writes) -> Vec<Reply> {
         let groups = writes.take_groups();
         let answer = match groups.is_empty() {
             true => Ok(Vec::new()),
-            false => self.inner.store.write(groups).await,
+            false => {
+                let begun = Instant::now();
+                let answer = self.inner.store.write(groups).await;
+                metrics::histogram!("kv_write_seconds").record(begun.elapsed());
+                answer
+            }
         };
         writes.replies(answer)
     }
@@ -112,7 +138,7 @@ impl Executor {
         for key in procedure.keys() {
             let entry = self.entry(key, procedure.wants_values(), procedure.now()).await?;
             count(if entry.is_some() { &self.tally().hits } else { &self.tally().misses });
-            bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
+            bytes += entry.as_ref().map_or(0, |entry| entry.value.held());
             if bytes > REPLY_BYTES_MAX {
                 return Err(Error::ReplyTooLong);
             }
@@ -188,7 +214,7 @@ impl Executor {
         let store = &self.inner.store;
         while replies.is_empty() {
             let found = match range.values {
-                true => store.scan(&from, range.count, REPLY_BYTES_MAX).await?,
+                true => store.scan_values(&from, range.count, REPLY_BYTES_MAX).await?,
                 false => store.scan_keys(&from, range.count).await?,
             };
             let Some((last, _)) = found.entries.last() else { break };
@@ -201,7 +227,7 @@ impl Executor {
             for ((key, value), end) in found.entries.into_iter().zip(found.expires) {
                 if is_inside(&key) && self.is_live(&key, end, range.now) {
                     replies.push(Reply::Bulk(key));
-                    replies.extend(range.values.then_some(Reply::Bulk(value)));
+                    replies.extend(range.values.then_some(Reply::from(value)));
                 }
             }
             if is_last {

@@ -120,7 +120,7 @@ fn persistence(out: &mut String, store: &Store, options: &Options, _: &Tally) ->
         out,
         "loading:0\r\naof_enabled:1\r\nappendfsync:{}\r\ncommits:{}\r\ncommit_groups:{}\r\n\
          checkpoints:{}\r\ndevice_flushes:{}\r\ndevice_bytes_written:{}\r\nfree_bytes:{}\r\n\
-         capacity_bytes:{}\r\nrecovered_transactions:{}\r\nrecovery_ms:{}\r\n",
+         capacity_bytes:{}\r\nlarge_values:{}\r\nrecovered_transactions:{}\r\nrecovery_ms:{}\r\n",
         fsync(options),
         stats.commits,
         stats.commit_groups,
@@ -129,6 +129,7 @@ fn persistence(out: &mut String, store: &Store, options: &Options, _: &Tally) ->
         stats.device_bytes_written,
         stats.free_bytes,
         stats.capacity_bytes,
+        store.larges(),
         recovery.transactions,
         recovery.elapsed_ns / 1_000_000,
     )

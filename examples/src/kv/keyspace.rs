@@ -179,17 +179,17 @@ pub fn renamenx(all: Arguments) -> Parsed {
 fn moved(all: Arguments, done: Reply, taken: Option<Reply>) -> Parsed {
     let (from, to) = (all.at(0), all.at(1));
     let body = move |found: &[Option<Entry>]| {
-        let Some(entry) = &found[0] else { return Effect::reply(Reply::err("no such key")) };
+        if found[0].is_none() {
+            return Effect::reply(Reply::err("no such key"));
+        }
         match &taken {
             Some(taken) if found[1].is_some() => return Effect::reply(taken.clone()),
             _ if from == to => return Effect::reply(done.clone()),
             _ => {}
         }
-        // The value is put first: a large one takes the way of a large one then.
-        let put = Change::Put(to.clone(), entry.clone());
-        Effect { changes: vec![put, Change::Remove(from.clone())], reply: done.clone() }
+        Effect::change(Change::Rename(from.clone(), to.clone()), done.clone())
     };
-    Ok(call(Procedure::new(all.rest, all.now, 0, body)))
+    Ok(call(Procedure::new(all.rest, all.now, 0, body).without_values()))
 }
 
 /// FLUSHDB, FLUSHALL

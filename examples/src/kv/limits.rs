@@ -9,15 +9,30 @@ use std::time::Duration;
 pub const PAGE_BYTES: usize = 4096;
 /// Longest key; the shortest is 1. Seven of the longest still fit one inner page.
 pub const KEY_BYTES_MAX: usize = 512;
-/// Longest value.
-pub const VALUE_BYTES_MAX: usize = 4 << 20;
+/// Longest value: that of Redis.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
 /// Longest cell: four of them fit one page, so that a split always makes room.
 pub const CELL_BYTES_MAX: usize = 1018;
 /// A tree deeper than this is damaged: with seven children a page it would hold 10^10 pages.
 pub const HEIGHT_MAX: u8 = 12;
-/// Values up to this size go through the log together with the tree. Larger ones are written to
-/// unreachable pages first and synced, because logging them would write every byte twice.
+/// Values up to this size (eight pages) go through the log, together with the tree. A larger one is an
+/// object of its own, which costs two changes of names, some hundred bytes of log each, and a sync of its
+/// bytes; logging it would write every byte twice, and a log of 1 MiB a transaction holds few.
 pub const LOGGED_VALUE_BYTES_MAX: usize = 32 << 10;
+/// Longest value in pages: that of stores of version 2, which had no objects for values.
+pub const RUN_VALUE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a large value that change in place, through the log; more are changed in a copy of it.
+pub const PATCH_BYTES_MAX: usize = 128 << 10;
+/// Piece in which a large value is copied, received and sent.
+pub const PIECE_BYTES: usize = 256 << 10;
+/// Groups of one request whose large values are written to their objects at once: their syncs share flushes.
+pub const STAGED_AT_ONCE: usize = 8;
+/// Large values that wait to be removed; a writer that makes more waits.
+pub const GRAVES_MAX: usize = 1024;
+/// Names that are looked at in one step of removing all large values.
+pub const GRAVE_NAMES: usize = 256;
+/// How long who finds the store full waits for the removals that are on their way.
+pub const GRAVES_WAIT: Duration = Duration::from_secs(10);
 
 /// Write requests that wait for the writer; who comes later waits to get in.
 pub const QUEUE_REQUESTS_MAX: usize = 1024;
@@ -42,7 +57,11 @@ pub const READ_RETRIES_MAX: u32 = 16;
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Arguments of one command.
 pub const ARGUMENTS_MAX: usize = 1 << 16;
-/// Bytes of one command.
+/// A longer argument goes into an object as it comes; the command without it is held in memory.
+pub const LONG_BYTES: usize = 1 << 20;
+/// How long a client may say nothing in the middle of a long argument.
+pub const LONG_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of one command, long arguments not counted.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a command in plain words instead of RESP.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
@@ -70,6 +89,8 @@ pub const PIPELINE_COMMANDS_MAX: usize = 1024;
 pub const PIPELINE_BYTES_MAX: usize = 1 << 20;
 /// Keys of one DEL or MSET that are changed atomically; longer ones are cut into such pieces.
 pub const ATOMIC_KEYS_MAX: usize = 64;
+/// Log bytes that a large value takes at most which comes or goes: its name, its cell, its pages.
+pub const LARGE_LOG_BYTES: usize = 14 << 10;
 /// Replies that are gathered before they are sent.
 pub const REPLY_BYTES_GATHERED: usize = 256 << 10;
 /// Bytes of values in the reply of one MGET.
@@ -85,5 +106,8 @@ pub const STOP_WAIT: Duration = Duration::from_secs(10);
 
 const _: () = assert!(4 * (CELL_BYTES_MAX + 2) <= PAGE_BYTES - 16);
 const _: () = assert!(6 + KEY_BYTES_MAX + 8 <= CELL_BYTES_MAX);
-const _: () = assert!(FRAME_BYTES_MAX > VALUE_BYTES_MAX + KEY_BYTES_MAX + 64);
+const _: () = assert!(FRAME_BYTES_MAX > LONG_BYTES + KEY_BYTES_MAX + 64);
+const _: () = assert!(LONG_BYTES > LOGGED_VALUE_BYTES_MAX);
+const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(RUN_VALUE_BYTES_MAX < 1 << 30);
 const _: () = assert!(BATCH_REQUESTS_MAX <= QUEUE_REQUESTS_MAX);

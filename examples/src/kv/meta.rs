@@ -8,14 +8,16 @@ use crate::kv::error::Result;
 use crate::kv::limits::HEIGHT_MAX;
 use crate::kv::page::put_u32;
 use crate::kv::page::u32_at;
+use crate::kv::units::LargeId;
 use crate::kv::units::PageNo;
 
 const MAGIC: [u8; 8] = *b"foliantk";
-/// Version 1 knew no expiry: its count of such keys reads as zero, which is right.
-const VERSION: u32 = 2;
+/// Version 1 knew no expiry, version 2 no large values: their counts and numbers read as zero, which is
+/// right.
+const VERSION: u32 = 3;
 const VERSION_OLDEST: u32 = 1;
 /// Bytes of page 0 that are in use.
-pub const META_BYTES: usize = 48;
+pub const META_BYTES: usize = 72;
 /// The first page of an empty tree's root.
 pub const ROOT_FIRST: PageNo = 1;
 
@@ -36,6 +38,12 @@ pub struct Meta {
     pub keys: u64,
     /// Of which end by themselves at some time.
     pub expiring: u64,
+    /// Values that are objects of their own.
+    pub larges: u64,
+    /// No number from this one on is that of a large value in the tree.
+    pub large_next: LargeId,
+    /// How often all keys were taken away; large values of earlier times are to be removed.
+    pub epoch: u64,
 }
 
 impl Meta {
@@ -49,6 +57,9 @@ impl Meta {
             free_count: 0,
             keys: 0,
             expiring: 0,
+            larges: 0,
+            large_next: 0,
+            epoch: 0,
         }
     }
 
@@ -64,6 +75,9 @@ impl Meta {
         put_u32(&mut bytes, 28, self.free_count);
         bytes[32..40].copy_from_slice(&self.keys.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.expiring.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.larges.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.large_next.to_le_bytes());
+        bytes[64..72].copy_from_slice(&self.epoch.to_le_bytes());
         bytes
     }
 
@@ -94,6 +108,9 @@ impl Meta {
             free_count: u32_at(bytes, 28),
             keys: u64_at(32),
             expiring: u64_at(40),
+            larges: u64_at(48),
+            large_next: u64_at(56),
+            epoch: u64_at(64),
         };
         if meta.root == 0 || meta.root >= meta.pages || meta.free_head >= meta.pages {
             return wrong("its root or its free list lies outside");
@@ -111,7 +128,14 @@ mod tests {
 
     #[test]
     fn a_meta_page_comes_back_and_a_damaged_one_does_not() {
-        let meta = Meta { keys: 7 << 33, expiring: 5, ..Meta::empty() };
+        let meta = Meta {
+            keys: 7 << 33,
+            expiring: 5,
+            larges: 3,
+            large_next: 9,
+            epoch: 2,
+            ..Meta::empty()
+        };
         assert_eq!(Meta::decode(&meta.encode()).unwrap(), meta);
         for at in [0, 8, 15, 19, 27, 31] {
             let mut bytes = meta.encode();

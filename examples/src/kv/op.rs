@@ -15,16 +15,19 @@ use bytes::Bytes;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
 use crate::kv::limits::KEY_BYTES_MAX;
+use crate::kv::limits::LOGGED_VALUE_BYTES_MAX;
 use crate::kv::limits::VALUE_BYTES_MAX;
 use crate::kv::reply::Reply;
 use crate::kv::units::Millis;
+use crate::kv::value::New;
+use crate::kv::value::Value;
 use crate::kv::watch::Watch;
 
 /// What a key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its bytes.
-    pub value: Bytes,
+    pub value: Value,
     /// From when on it is no longer there, if it ends by itself.
     pub expires: Option<Millis>,
 }
@@ -71,7 +74,7 @@ pub enum Op {
         /// Its key.
         key: Bytes,
         /// Its bytes.
-        value: Bytes,
+        value: New,
         /// Whether at all.
         when: When,
         /// Until when.
@@ -162,8 +165,13 @@ pub struct Effect {
 /// One step of a procedure.
 #[derive(Debug)]
 pub enum Change {
-    /// Stores an entry.
-    Put(Bytes, Entry),
+    /// Stores a value until then.
+    Put(Bytes, New, Option<Millis>),
+    /// Puts a part in a value, from a place on, which may lie behind its end; zeroes are between them.
+    /// The end of the entry stays. For values that become large: others are put whole.
+    Patch(Bytes, usize, New),
+    /// Lets what stands at the first key stand at the second one.
+    Rename(Bytes, Bytes),
     /// Lets an entry that is there end at another time.
     Expire(Bytes, Option<Millis>),
     /// Takes a key away.
@@ -245,7 +253,7 @@ pub type Group = Vec<Op>;
 
 impl Op {
     /// A put without a condition and without an end.
-    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+    pub fn put(key: impl Into<Bytes>, value: impl Into<New>) -> Self {
         let (key, value) = (key.into(), value.into());
         Self::Put { key, value, when: When::Always, expires: Expiry::Never, now: 0 }
     }
@@ -258,7 +266,7 @@ impl Op {
     /// Errors: `KeyLength`, `ValueLength`.
     pub fn check(&self) -> Result<()> {
         if let Self::Put { value, .. } = self {
-            check_value(value)?;
+            check_value(value.len())?;
         }
         self.keys().iter().try_for_each(|key| check_key(key))
     }
@@ -274,22 +282,19 @@ impl Op {
         }
     }
 
-    /// Bytes of the value of a put.
-    pub fn value_bytes(&self) -> usize {
-        match self {
-            Self::Put { value, .. } => value.len(),
-            _ => 0,
-        }
-    }
-
-    /// Bytes of keys and values.
+    /// Bytes of keys and values in memory.
     pub fn bytes(&self) -> usize {
         let keys: usize = self.keys().iter().map(Bytes::len).sum();
         match self {
-            Self::Put { value, .. } => keys + value.len(),
+            Self::Put { value, .. } => keys + value.held(),
             Self::Call(procedure) => keys + procedure.bytes,
             _ => keys,
         }
+    }
+
+    /// Whether it stores a large value.
+    pub fn is_large(&self) -> bool {
+        matches!(self, Self::Put { value, .. } if value.len() > LOGGED_VALUE_BYTES_MAX)
     }
 
     /// Whether it takes all keys away.
@@ -307,9 +312,9 @@ pub fn check_key(key: &[u8]) -> Result<()> {
 }
 
 /// Errors: `ValueLength`.
-pub fn check_value(value: &[u8]) -> Result<()> {
-    match value.len() > VALUE_BYTES_MAX {
-        true => Err(Error::ValueLength { bytes: value.len() }),
+pub fn check_value(bytes: usize) -> Result<()> {
+    match bytes > VALUE_BYTES_MAX {
+        true => Err(Error::ValueLength { bytes }),
         false => Ok(()),
     }
 }

@@ -5,8 +5,10 @@
 //! 16 slot 0, slot 1, ...   ->      free      <-   cells, newest lowest   4096
 //! cell: key length u16, word u32, key, payload
 //!   leaf:  word = value length; payload = the value. With the top bit set the value lies in
-//!          overflow runs, and the payload is the first run's page and length. With the bit below it
-//!          set the payload starts with the time at which the entry ends, u64 milliseconds.
+//!          overflow runs, and the payload is the first run's page and length; if then its length is
+//!          zero, the value is an object, and the payload is its number u64, its length u32, and zeroes.
+//!          With the bit below it set the payload starts with the time at which the entry ends, u64
+//!          milliseconds.
 //!   inner: word = the child with keys >= key; no payload. `link` is the child before all keys.
 //! ```
 //! Slots are sorted by key, cells are not, so an insert changes one cell, a few slots and the header:
@@ -21,6 +23,8 @@ use crate::kv::error::damaged;
 use crate::kv::limits::CELL_BYTES_MAX;
 use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::limits::PAGE_BYTES;
+use crate::kv::limits::VALUE_BYTES_MAX;
+use crate::kv::units::LargeId;
 use crate::kv::units::Millis;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
@@ -30,6 +34,9 @@ pub(super) const CELL_HEADER: usize = 6;
 const OVERFLOW: u32 = 1 << 31;
 const EXPIRES: u32 = 1 << 30;
 const FLAGS: u32 = OVERFLOW | EXPIRES;
+/// Bytes of the reference to overflow runs, and of the one to an object.
+const RUN_BYTES: usize = 8;
+const LARGE_BYTES: usize = 16;
 /// Bytes of the time at which an entry ends.
 const TIME_BYTES: usize = 8;
 
@@ -91,6 +98,17 @@ pub enum Stored<'a> {
     Inline(&'a [u8]),
     /// In overflow runs.
     Overflow(RunRef),
+    /// In an object of its own.
+    Large(LargeRef),
+}
+
+/// A value that is an object of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LargeRef {
+    /// Which.
+    pub id: LargeId,
+    /// Bytes of the value. The object may be longer, by what was never committed.
+    pub bytes: u32,
 }
 
 /// A value in overflow runs.
@@ -201,7 +219,11 @@ impl<'a> Node<'a> {
             return 0;
         }
         let time = if word & EXPIRES != 0 { TIME_BYTES } else { 0 };
-        time + if word & OVERFLOW != 0 { 8 } else { (word & !FLAGS) as usize }
+        time + match (word & OVERFLOW != 0, (word & !FLAGS) as usize) {
+            (true, 0) => LARGE_BYTES,
+            (true, _) => RUN_BYTES,
+            (false, bytes) => bytes,
+        }
     }
 
     /// The key at `index`.
@@ -219,6 +241,15 @@ impl<'a> Node<'a> {
         let payload = &cell.payload[skip..];
         if cell.word & OVERFLOW == 0 {
             return Ok(Stored::Inline(payload));
+        }
+        if cell.word & !FLAGS == 0 {
+            let (low, high) = (u32_at(payload, 0), u32_at(payload, 4));
+            let id = u64::from(low) | u64::from(high) << 32;
+            let bytes = u32_at(payload, 8);
+            if bytes as usize > VALUE_BYTES_MAX {
+                return damaged(self.no, "a large value has an impossible length");
+            }
+            return Ok(Stored::Large(LargeRef { id, bytes }));
         }
         let (first, pages) = (u32_at(payload, 0), u32_at(payload, 4));
         Ok(Stored::Overflow(RunRef { first, pages, bytes: cell.word & !FLAGS }))
@@ -274,10 +305,16 @@ pub fn leaf_cell(key: &[u8], value: Stored<'_>, expires: Option<Millis>) -> Vec<
     match value {
         Stored::Inline(value) => cell(key, value.len() as u32 | flag, time, value),
         Stored::Overflow(run) => {
-            let mut payload = [0; 8];
+            let mut payload = [0; RUN_BYTES];
             put_u32(&mut payload, 0, run.first);
             put_u32(&mut payload, 4, run.pages);
             cell(key, run.bytes | OVERFLOW | flag, time, &payload)
+        }
+        Stored::Large(large) => {
+            let mut payload = [0; LARGE_BYTES];
+            payload[..8].copy_from_slice(&large.id.to_le_bytes());
+            put_u32(&mut payload, 8, large.bytes);
+            cell(key, OVERFLOW | flag, time, &payload)
         }
     }
 }

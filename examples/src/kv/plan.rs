@@ -2,12 +2,13 @@
 //!
 //! Guarantees that a plan holds only groups that were applied whole, in order, and that it fits one
 //! transaction as far as can be told before. A group that fails spoils the draft, so the draft is
-//! made anew without it; that is rare, and cheaper than an undo log. Large values are written into
-//! unreachable pages and synced before the plan that refers to them is handed out.
+//! made anew without it; that is rare, and cheaper than an undo log. Large values come written and synced;
+//! those that a procedure makes are written here, before the plan is handed out.
 //!
 //! Does not commit. Called by `writer`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use foliant::Object;
@@ -15,6 +16,7 @@ use foliant::Object;
 use crate::kv::draft::Draft;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
+use crate::kv::larges;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::REPLY_BYTES_MAX;
 use crate::kv::meta::Meta;
@@ -31,28 +33,31 @@ use crate::kv::op::When;
 use crate::kv::op::check_key;
 use crate::kv::op::check_value;
 use crate::kv::page::Kind;
-use crate::kv::page::RunRef;
-use crate::kv::runs;
+use crate::kv::shelf::Shelf;
 use crate::kv::tree;
 use crate::kv::tree::How;
 use crate::kv::tree::NewValue;
-use crate::kv::view::Views;
+use crate::kv::value::New;
 use crate::kv::watch::Watches;
 
 /// Log bytes that one change may take besides its key and value: its pages, and its share of splits.
 const OP_COST: u64 = 700;
+/// Log bytes that a large value may take besides: two changes of names, of itself and of what it replaces.
+const LARGE_COST: u64 = 24 << 10;
 /// Log bytes that a group may take besides: a split of every level.
 const GROUP_COST: u64 = 32 << 10;
 /// Pages that a group may change besides its own.
 const GROUP_PAGES: usize = 24;
 
 /// Where plans are made.
-pub(super) struct Place<'o, 'v> {
+#[derive(Clone, Copy)]
+pub(super) struct Place<'o> {
     /// Holds the tree.
     pub object: &'o Object,
-    pub views: &'v mut Views,
+    /// Holds large values.
+    pub shelf: &'o Arc<Shelf>,
     /// What is told of each change, and asked by conditions.
-    pub watches: &'v Watches,
+    pub watches: &'o Watches,
 }
 
 /// A group that is not committed yet, and where its answer belongs.
@@ -72,8 +77,6 @@ pub(super) struct Limits {
     pub log_bytes: u64,
     /// Pages.
     pub pages: usize,
-    /// Longest value that goes through the log.
-    pub value_bytes: usize,
 }
 
 /// A draft to commit, and what it answers.
@@ -95,21 +98,21 @@ pub(super) struct Filled<'a> {
 
 /// Takes jobs from the front as long as they fit one transaction.
 pub(super) async fn fill<'a>(
-    place: &mut Place<'a, '_>,
+    place: Place<'a>,
     meta: Meta,
     jobs: &mut VecDeque<Job>,
     limits: Limits,
 ) -> Filled<'a> {
-    let mut draft = Draft::new(place.object, meta);
+    let mut draft = Draft::new(place.object, place.shelf, meta);
     let mut done: Vec<(Job, Vec<Outcome>)> = Vec::new();
     while let Some(job) = jobs.pop_front() {
         if !done.is_empty() && !has_room(&draft, &job.group, limits, done.len()) {
             jobs.push_front(job);
             break;
         }
-        let alone = is_alone(&job.group, limits);
+        let alone = is_alone(&job.group);
         let clear = matches!(job.group[..], [Op::Clear]);
-        match apply(place, &mut draft, &job.group, limits).await {
+        match apply(&mut draft, &job.group, limits).await {
             Ok(outcomes) => {
                 touch(place.watches, &job.group, &outcomes);
                 done.push((job, outcomes));
@@ -137,16 +140,18 @@ pub(super) async fn fill<'a>(
     Filled { plan, refused: None, most_next }
 }
 
-/// Large values want a draft that has not freed pages yet, a clear a draft of its own.
-fn is_alone(group: &Group, limits: Limits) -> bool {
-    group.iter().any(|op| op.value_bytes() > limits.value_bytes || op.is_clear())
+/// A clear wants a draft of its own.
+fn is_alone(group: &Group) -> bool {
+    group.iter().any(Op::is_clear)
 }
 
 fn has_room(draft: &Draft<'_>, group: &Group, limits: Limits, done: usize) -> bool {
-    let bytes: u64 = group.iter().map(|op| OP_COST + op.bytes() as u64 * 5 / 4).sum();
+    let name_bytes = |op: &Op| if op.is_large() { LARGE_COST } else { 0 };
+    let cost = |op: &Op| OP_COST + op.bytes() as u64 * 5 / 4 + name_bytes(op);
+    let bytes: u64 = group.iter().map(cost).sum();
     let pages: usize = group.iter().map(|op| 1 + op.bytes() / PAGE_BYTES).sum();
     done < limits.most
-        && !is_alone(group, limits)
+        && !is_alone(group)
         && draft.log_bytes() + bytes + GROUP_COST <= limits.log_bytes
         && draft.dirty_pages() + pages + GROUP_PAGES <= limits.pages
 }
@@ -167,30 +172,22 @@ pub(super) fn touch(watches: &Watches, group: &Group, outcomes: &[Outcome]) {
     }
 }
 
-async fn apply(
-    place: &mut Place<'_, '_>,
-    draft: &mut Draft<'_>,
-    group: &Group,
-    limits: Limits,
-) -> Result<Vec<Outcome>> {
+async fn apply(draft: &mut Draft<'_>, group: &Group, limits: Limits) -> Result<Vec<Outcome>> {
     if let Some(Op::Unless { watch, now }) = group.first()
         && watch.is_touched(*now)
     {
         return Ok(vec![Outcome::Refused]);
     }
-    let placed = place_large(place, draft, group, limits).await?;
     let mut outcomes = Vec::with_capacity(group.len());
     let mut reply_bytes = 0;
-    for (op, placed) in group.iter().zip(placed) {
+    for op in group {
         outcomes.push(match op {
             Op::Put { key, value, when, expires, now } => {
-                let value = placed.map_or(NewValue::Bytes(value), NewValue::Placed);
-                let how = How { when: *when, expires: *expires, now: *now };
-                tree::put(draft, key, value, how).await?
+                put(draft, key, value, How { when: *when, expires: *expires, now: *now }).await?
             }
             Op::Delete { key, now } => tree::delete(draft, key, *now).await?,
             Op::Sweep { key, now } => tree::sweep(draft, key, *now).await?,
-            Op::Call(procedure) => call(place, draft, procedure, limits).await?,
+            Op::Call(procedure) => call(draft, procedure).await?,
             Op::Unless { .. } => Outcome::Passed,
             Op::Clear => clear(draft).await?,
         });
@@ -208,98 +205,66 @@ async fn apply(
     Ok(outcomes)
 }
 
-async fn call(
-    place: &mut Place<'_, '_>,
-    draft: &mut Draft<'_>,
-    procedure: &Procedure,
-    limits: Limits,
-) -> Result<Outcome> {
+async fn call(draft: &mut Draft<'_>, procedure: &Procedure) -> Result<Outcome> {
     let mut found = Vec::with_capacity(procedure.keys().len());
     let mut bytes = 0;
     for key in procedure.keys() {
         let entry = tree::get(draft, key, procedure.wants_values()).await?;
-        bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
+        bytes += entry.as_ref().map_or(0, |entry| entry.value.held());
         if bytes > REPLY_BYTES_MAX {
             return Err(Error::ReplyTooLong);
         }
         found.push(entry);
     }
+    let now = procedure.now();
     let Effect { changes, reply } = procedure.run(found);
     let changed = !changes.is_empty();
     for change in changes {
         match change {
-            Change::Put(key, entry) => {
+            Change::Put(key, value, end) => {
                 check_key(&key)?;
-                check_value(&entry.value)?;
-                let expires = entry.expires.map_or(Expiry::Never, Expiry::At);
-                let how = How { when: When::Always, expires, now: procedure.now() };
-                let value = &entry.value;
-                let value = match value.len() > limits.value_bytes {
-                    true => NewValue::Placed(place_made(place, draft, value).await?),
-                    false => NewValue::Bytes(value),
-                };
-                tree::put(draft, &key, value, how).await?;
+                check_value(value.len())?;
+                let expires = end.map_or(Expiry::Never, Expiry::At);
+                put(draft, &key, &value, How { when: When::Always, expires, now }).await?;
+            }
+            Change::Patch(key, at, part) => {
+                check_key(&key)?;
+                check_value(at + part.len())?;
+                larges::patch(draft, &key, at, &part, now).await?;
+            }
+            Change::Rename(from, to) => {
+                check_key(&to)?;
+                tree::rename(draft, &from, &to).await?;
             }
             Change::Expire(key, end) => tree::expire(draft, &key, end).await?,
-            Change::Remove(key) => drop(tree::delete(draft, &key, procedure.now()).await?),
+            Change::Remove(key) => drop(tree::delete(draft, &key, now).await?),
         }
     }
     Ok(Outcome::Answered { reply, changed })
 }
 
-/// Writes a large value that a procedure has made. Only into the end of a draft that has changes
-/// already: pages that it has freed are still those of a committed value.
-async fn place_made(
-    place: &mut Place<'_, '_>,
-    draft: &mut Draft<'_>,
-    value: &Bytes,
-) -> Result<RunRef> {
-    let runs = match draft.is_clean() {
-        true => runs::reserve(draft, value).await?,
-        false => runs::reserve_end(draft, value)?,
-    };
-    place.views.only_current().await;
-    let run = runs::write_below(place.object, &runs, value).await?;
-    place.object.sync().await?;
-    Ok(run)
-}
-
-/// Writes the large values of a group into pages that no state of the tree knows.
-///
-/// A power cut before the commit leaves the pages as free as they were. A page that an earlier,
-/// not yet durable commit has freed is safe as well: the engine maps the new bytes in a transaction
-/// behind that commit, so they are never there without it.
-async fn place_large(
-    place: &mut Place<'_, '_>,
-    draft: &mut Draft<'_>,
-    group: &Group,
-    limits: Limits,
-) -> Result<Vec<Option<RunRef>>> {
-    let mut placed = vec![None; group.len()];
-    let mut reserved = Vec::new();
-    for (index, op) in group.iter().enumerate() {
-        let Op::Put { value, .. } = op else { continue };
-        if value.len() <= limits.value_bytes {
-            continue;
+/// Stores a value, large or not.
+async fn put(draft: &mut Draft<'_>, key: &Bytes, value: &New, how: How) -> Result<Outcome> {
+    let staged = match value {
+        New::Bytes(bytes) if bytes.len() <= draft.shelf().logged_max() => {
+            return tree::put(draft, key, NewValue::Bytes(bytes), how).await;
         }
-        reserved.push((index, value, runs::reserve(draft, value).await?));
+        // One that a procedure has made: those that clients send come on the shelf.
+        New::Bytes(bytes) => draft.shelf().stage(bytes).await?,
+        New::Staged(staged) => staged.clone(),
+    };
+    let outcome = tree::put(draft, key, NewValue::Large(staged.refer()), how).await?;
+    if outcome == Outcome::Stored {
+        draft.keep(staged);
     }
-    if reserved.is_empty() {
-        return Ok(placed);
-    }
-    // A reader of an older state may still read what lay there.
-    place.views.only_current().await;
-    for (index, value, runs) in &reserved {
-        placed[*index] = Some(runs::write_below(place.object, runs, value).await?);
-    }
-    place.object.sync().await?;
-    Ok(placed)
+    Ok(outcome)
 }
 
 async fn clear(draft: &mut Draft<'_>) -> Result<Outcome> {
     assert!(draft.is_clean(), "a clear has a draft of its own");
     draft.load(ROOT_FIRST).await?;
     NodeMut::format(ROOT_FIRST, draft.edit(ROOT_FIRST, 64), Kind::Leaf, 0);
-    draft.meta = Meta::empty();
+    let Meta { large_next, epoch, .. } = draft.meta;
+    draft.meta = Meta { large_next, epoch: epoch + 1, ..Meta::empty() };
     Ok(Outcome::Cleared)
 }

@@ -5,6 +5,9 @@
 
 use bytes::Bytes;
 
+use crate::kv::pinned::Pinned;
+use crate::kv::value::Value;
+
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -16,6 +19,8 @@ pub enum Reply {
     Integer(i64),
     /// Bytes.
     Bulk(Bytes),
+    /// Bytes of a large value, which whoever sends it reads piece by piece.
+    Large(Pinned),
     /// Text that is meant for people: INFO.
     Verbatim(String),
     /// No value.
@@ -37,9 +42,9 @@ impl Reply {
         Self::Error(format!("ERR {text}"))
     }
 
-    /// Bytes, if there are any.
-    pub fn bulk(bytes: Option<Bytes>) -> Self {
-        bytes.map_or(Self::Null, Self::Bulk)
+    /// A value, if there is one.
+    pub fn value(value: Option<Value>) -> Self {
+        value.map_or(Self::Null, Self::from)
     }
 
     /// Static text.
@@ -47,10 +52,11 @@ impl Reply {
         Self::Bulk(Bytes::from_static(text.as_bytes()))
     }
 
-    /// Bytes that it holds.
+    /// Bytes of memory that it holds.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Bulk(bytes) => bytes.len(),
+            Self::Large(large) => Value::Large(large.clone()).held(),
             Self::Verbatim(text) | Self::Error(text) => text.len(),
             Self::Array(all) => all.iter().map(Self::bytes).sum(),
             Self::Map(all) => all.iter().map(|(key, value)| key.bytes() + value.bytes()).sum(),
@@ -74,6 +80,15 @@ impl From<bool> for Reply {
 impl From<Bytes> for Reply {
     fn from(bytes: Bytes) -> Self {
         Self::Bulk(bytes)
+    }
+}
+
+impl From<Value> for Reply {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Bytes(bytes) => Self::Bulk(bytes),
+            Value::Large(large) => Self::Large(large),
+        }
     }
 }
 

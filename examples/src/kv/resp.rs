@@ -3,11 +3,15 @@
 //! The codec for commands is `redis-protocol`; in front of it stands a check of the outline of a command, because
 //! the codec takes any frame: nested without end (it recurses), or with lengths that no memory has.
 //!
-//! Guarantees that a command has at most `ARGUMENTS_MAX` arguments and `FRAME_BYTES_MAX` bytes, that
-//! an incomplete one is not parsed, and that anything else is a `Malformed`, in the words of Redis. A
-//! client that has not said the password is held to much less. Does not know what commands mean.
-//! Called by `connection`.
+//! An argument of more than `LONG_BYTES` is not held: the command up to it is given out, its bytes are
+//! left to the caller, who takes them as they come, and the command goes on behind them.
+//!
+//! Guarantees that a command has at most `ARGUMENTS_MAX` arguments and, without its long ones,
+//! `FRAME_BYTES_MAX` bytes, that an incomplete one is not parsed, and that anything else is a `Malformed`,
+//! in the words of Redis. A client that has not said the password is held to much less. Does not know
+//! what commands mean. Called by `connection` and `uploads`.
 
+use bytes::Buf;
 use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
@@ -17,9 +21,11 @@ use redis_protocol::resp2::types::BytesFrame;
 use crate::kv::limits::ARGUMENTS_MAX;
 use crate::kv::limits::FRAME_BYTES_MAX;
 use crate::kv::limits::INLINE_BYTES_MAX;
+use crate::kv::limits::LONG_BYTES;
 use crate::kv::limits::UNKNOWN_ARGUMENTS_MAX;
 use crate::kv::limits::UNKNOWN_BULK_BYTES_MAX;
 use crate::kv::limits::VALUE_BYTES_MAX;
+use crate::kv::pinned::Pinned;
 use crate::kv::reply::Reply;
 
 /// Longest line with a length: sign and 20 digits are more than any length needs.
@@ -68,40 +74,99 @@ pub enum Why {
     End,
 }
 
-/// Takes the next command from the front of `input`; none if it is not complete yet. A command
-/// without arguments (an empty line) comes back empty. `known`: the client has said the password.
-pub fn take_command(input: &mut BytesMut, known: bool) -> Result<Option<Vec<Bytes>>, Malformed> {
+/// What stands at the front of the input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing complete yet.
+    Nothing,
+    /// A command, or what was left of one. Without arguments (an empty line) it is empty.
+    Command(Vec<Bytes>),
+    /// A command up to a long argument, whose bytes and line end come next.
+    Long(Begun),
+}
+
+/// A command of which a part is there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The arguments before the long one.
+    pub before: Vec<Bytes>,
+    /// Bytes of the long one.
+    pub bytes: usize,
+    /// Arguments behind it.
+    pub behind: usize,
+}
+
+/// Takes the next command from the front of `input`. `known`: the client has said the password.
+pub fn take_command(input: &mut BytesMut, known: bool) -> Result<Taken, Malformed> {
     match input.first() {
-        None => Ok(None),
+        None => Ok(Taken::Nothing),
         Some(b'*') => take_array(input, known).map_err(Malformed),
         Some(_) => take_inline(input).map_err(Malformed),
     }
 }
 
-fn take_array(input: &mut BytesMut, known: bool) -> Result<Option<Vec<Bytes>>, Why> {
-    let Some(len) = outline(input, known)? else { return Ok(None) };
-    let decoded = decode_bytes_mut(input).map_err(|_| Why::Count)?;
-    let Some((frame, taken, _)) = decoded else { return Err(Why::Count) };
-    assert_eq!(taken, len, "two opinions on where a frame ends");
-    let BytesFrame::Array(parts) = frame else { return Ok(Some(Vec::new())) };
-    let bulk = |part| match part {
-        BytesFrame::BulkString(bytes) => Ok(bytes),
-        _ => Err(Why::Length),
-    };
-    parts.into_iter().map(bulk).collect::<Result<Vec<Bytes>, Why>>().map(Some)
+/// Takes `count` more arguments of a command with a long one, whose line end was taken.
+pub fn take_behind(input: &mut BytesMut, count: usize) -> Result<Taken, Malformed> {
+    let shape = outline(input, 0, count, true).map_err(Malformed)?;
+    cut(input, count, shape).map_err(Malformed)
 }
 
-/// The length of the command at the front of `input`, if all of it is there.
-fn outline(input: &[u8], known: bool) -> Result<Option<usize>, Why> {
+/// Takes the line end of a long argument; false if it is not there yet.
+pub fn take_line_end(input: &mut BytesMut) -> Result<bool, Malformed> {
+    match &input[..input.len().min(2)] {
+        b"\r\n" => {
+            input.advance(2);
+            Ok(true)
+        }
+        b"" | b"\r" => Ok(false),
+        _ => Err(Malformed(Why::End)),
+    }
+}
+
+fn take_array(input: &mut BytesMut, known: bool) -> Result<Taken, Why> {
     let count = number(input, 1, (Why::CountLine, Why::Count))?;
-    let Some((count, mut at)) = count else { return Ok(None) };
+    let Some((count, at)) = count else { return Ok(Taken::Nothing) };
     if count > ARGUMENTS_MAX {
         return Err(Why::Count);
     }
     if count > UNKNOWN_ARGUMENTS_MAX && !known {
         return Err(Why::UnknownCount);
     }
-    for _ in 0..count {
+    match outline(input, at, count, known)? {
+        Outline::Whole(len) => take_frame(input, len).map(Taken::Command),
+        Outline::Incomplete => Ok(Taken::Nothing),
+        Outline::Long { index, bytes } => {
+            input.advance(at);
+            cut(input, count, Outline::Long { index, bytes })
+        }
+    }
+}
+
+fn take_frame(input: &mut BytesMut, len: usize) -> Result<Vec<Bytes>, Why> {
+    let decoded = decode_bytes_mut(input).map_err(|_| Why::Count)?;
+    let Some((frame, taken, _)) = decoded else { return Err(Why::Count) };
+    assert_eq!(taken, len, "two opinions on where a frame ends");
+    let BytesFrame::Array(parts) = frame else { return Ok(Vec::new()) };
+    let bulk = |part| match part {
+        BytesFrame::BulkString(bytes) => Ok(bytes),
+        _ => Err(Why::Length),
+    };
+    parts.into_iter().map(bulk).collect()
+}
+
+/// What of some arguments is there.
+enum Outline {
+    /// All of them; this is where they end.
+    Whole(usize),
+    /// Not all.
+    Incomplete,
+    /// All before this one, and the length of this one, which is long.
+    Long { index: usize, bytes: usize },
+}
+
+/// Looks at `count` arguments from `at` on.
+fn outline(input: &[u8], mut at: usize, count: usize, known: bool) -> Result<Outline, Why> {
+    for index in 0..count {
         match input.get(at) {
             None => return incomplete(input),
             Some(b'$') => {}
@@ -109,11 +174,14 @@ fn outline(input: &[u8], known: bool) -> Result<Option<usize>, Why> {
         }
         let length = number(input, at + 1, (Why::LengthLine, Why::Length))?;
         let Some((bytes, start)) = length else { return incomplete(input) };
-        if bytes > VALUE_BYTES_MAX + 1 {
+        if bytes > VALUE_BYTES_MAX {
             return Err(Why::Length);
         }
         if bytes > UNKNOWN_BULK_BYTES_MAX && !known {
             return Err(Why::UnknownLength);
+        }
+        if bytes > LONG_BYTES {
+            return Ok(Outline::Long { index, bytes });
         }
         let end = start + bytes;
         if end + 2 > FRAME_BYTES_MAX {
@@ -125,13 +193,38 @@ fn outline(input: &[u8], known: bool) -> Result<Option<usize>, Why> {
             Some(_) => return Err(Why::End),
         }
     }
-    Ok(Some(at))
+    Ok(Outline::Whole(at))
 }
 
-fn incomplete(input: &[u8]) -> Result<Option<usize>, Why> {
+/// Cuts arguments from the front, which were looked at.
+fn cut(input: &mut BytesMut, count: usize, shape: Outline) -> Result<Taken, Why> {
+    let (whole, long) = match shape {
+        Outline::Incomplete => return Ok(Taken::Nothing),
+        Outline::Whole(_) => (count, None),
+        Outline::Long { index, bytes } => (index, Some(bytes)),
+    };
+    let mut before = Vec::with_capacity(whole);
+    for _ in 0..whole {
+        let bytes = cut_length(input)?;
+        before.push(input.split_to(bytes).freeze());
+        input.advance(2);
+    }
+    let Some(bytes) = long else { return Ok(Taken::Command(before)) };
+    cut_length(input)?;
+    Ok(Taken::Long(Begun { before, bytes, behind: count - whole - 1 }))
+}
+
+fn cut_length(input: &mut BytesMut) -> Result<usize, Why> {
+    let length = number(input, 1, (Why::LengthLine, Why::Length))?;
+    let (bytes, start) = length.ok_or(Why::Length)?;
+    input.advance(start);
+    Ok(bytes)
+}
+
+fn incomplete(input: &[u8]) -> Result<Outline, Why> {
     match input.len() > FRAME_BYTES_MAX {
         true => Err(Why::Command),
-        false => Ok(None),
+        false => Ok(Outline::Incomplete),
     }
 }
 
@@ -161,11 +254,11 @@ fn number(input: &[u8], at: usize, wrong: (Why, Why)) -> Result<Option<(usize, u
 
 /// Words, as typed into telnet. Quotes hold a word with spaces together: in double ones `\n`, `\r`,
 /// `\t`, `\b`, `\a` and `\xff` are bytes, in single ones only `\'` is another than it looks.
-fn take_inline(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Why> {
+fn take_inline(input: &mut BytesMut) -> Result<Taken, Why> {
     let window = &input[..input.len().min(INLINE_BYTES_MAX)];
     let Some(end) = window.iter().position(|&b| b == b'\n') else {
         return match window.len() < INLINE_BYTES_MAX {
-            true => Ok(None),
+            true => Ok(Taken::Nothing),
             false => Err(Why::Inline),
         };
     };
@@ -174,7 +267,7 @@ fn take_inline(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Why> {
     loop {
         rest = rest.trim_ascii_start();
         if rest.is_empty() {
-            return Ok(Some(words));
+            return Ok(Taken::Command(words));
         }
         words.push(take_word(&mut rest)?);
     }
@@ -241,9 +334,19 @@ pub enum Protocol {
     Resp3,
 }
 
-/// Appends a reply.
-pub fn put_reply(output: &mut BytesMut, reply: &Reply, protocol: Protocol) {
+/// Replies that were not sent yet.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Everything but large values.
+    pub bytes: BytesMut,
+    /// Large values, and in front of which of the bytes each of them goes; ascending.
+    pub larges: Vec<(usize, Pinned)>,
+}
+
+/// Appends a reply. A large value is left to the sender; what stands around it is in place.
+pub fn put_reply(out: &mut Output, reply: &Reply, protocol: Protocol) {
     let new = protocol == Protocol::Resp3;
+    let output = &mut out.bytes;
     match reply {
         Reply::Simple(text) => line(output, b'+', text.as_bytes()),
         Reply::Error(text) => {
@@ -253,6 +356,11 @@ pub fn put_reply(output: &mut BytesMut, reply: &Reply, protocol: Protocol) {
         }
         Reply::Integer(number) => line(output, b':', number.to_string().as_bytes()),
         Reply::Bulk(bytes) => bulk(output, b'$', &[], bytes),
+        Reply::Large(value) => {
+            line(output, b'$', value.len().to_string().as_bytes());
+            out.larges.push((output.len(), value.clone()));
+            output.extend_from_slice(b"\r\n");
+        }
         Reply::Verbatim(text) if new => bulk(output, b'=', b"txt:", text.as_bytes()),
         Reply::Verbatim(text) => bulk(output, b'$', &[], text.as_bytes()),
         Reply::Null | Reply::NullArray if new => line(output, b'_', b""),
@@ -260,14 +368,14 @@ pub fn put_reply(output: &mut BytesMut, reply: &Reply, protocol: Protocol) {
         Reply::NullArray => line(output, b'*', b"-1"),
         Reply::Array(all) => {
             line(output, b'*', all.len().to_string().as_bytes());
-            all.iter().for_each(|one| put_reply(output, one, protocol));
+            all.iter().for_each(|one| put_reply(out, one, protocol));
         }
         Reply::Map(all) => {
             let (sign, len) = if new { (b'%', all.len()) } else { (b'*', 2 * all.len()) };
             line(output, sign, len.to_string().as_bytes());
             for (key, value) in all {
-                put_reply(output, key, protocol);
-                put_reply(output, value, protocol);
+                put_reply(out, key, protocol);
+                put_reply(out, value, protocol);
             }
         }
     }
@@ -294,7 +402,38 @@ mod tests {
     use super::*;
 
     fn take(input: &[u8]) -> Result<Option<Vec<Bytes>>, Malformed> {
-        take_command(&mut BytesMut::from(input), true)
+        match take_command(&mut BytesMut::from(input), true)? {
+            Taken::Nothing => Ok(None),
+            Taken::Command(words) => Ok(Some(words)),
+            Taken::Long(begun) => panic!("{begun:?}"),
+        }
+    }
+
+    #[test]
+    fn a_long_argument_is_left_to_the_caller() {
+        let long = LONG_BYTES + 1;
+        let text = format!("*5\r\n$4\r\nMSET\r\n$1\r\na\r\n${long}\r\nxyz");
+        for len in 0..text.len() - 3 {
+            let taken = take_command(&mut BytesMut::from(&text[..len]), true);
+            assert_eq!(taken, Ok(Taken::Nothing), "{len}");
+        }
+        let mut input = BytesMut::from(text.as_bytes());
+        let before = vec![Bytes::from("MSET"), Bytes::from("a")];
+        let begun = Begun { before, bytes: long, behind: 2 };
+        assert_eq!(take_command(&mut input, true), Ok(Taken::Long(begun)));
+        assert_eq!(input, "xyz");
+        // Its bytes were taken; its end and what follows come.
+        let mut input = BytesMut::from("\r");
+        assert_eq!(take_line_end(&mut input), Ok(false));
+        input.extend_from_slice(format!("\n$1\r\nb\r\n${long}\r\n*1").as_bytes());
+        assert_eq!(take_line_end(&mut input), Ok(true));
+        let begun = Begun { before: vec!["b".into()], bytes: long, behind: 0 };
+        assert_eq!(take_behind(&mut input, 2), Ok(Taken::Long(begun)));
+        assert_eq!(take_behind(&mut input, 0), Ok(Taken::Command(vec![])));
+        assert_eq!(input, "*1");
+        let mut input = BytesMut::from("$1\r\nb\r\n$0\r\n\r\n");
+        assert_eq!(take_behind(&mut input, 2), Ok(Taken::Command(vec!["b".into(), "".into()])));
+        assert_eq!(take_line_end(&mut BytesMut::from("x")), Err(Malformed(Why::End)));
     }
 
     #[test]
@@ -355,9 +494,9 @@ mod tests {
         ];
         for (reply, old, new) in all {
             for (protocol, text) in [(Protocol::Resp2, old), (Protocol::Resp3, new)] {
-                let mut output = BytesMut::new();
+                let mut output = Output::default();
                 put_reply(&mut output, &reply, protocol);
-                assert_eq!(output, text);
+                assert_eq!(output.bytes, text);
             }
         }
     }

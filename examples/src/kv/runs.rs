@@ -7,17 +7,17 @@
 //! zeroes.
 //!
 //! Guarantees that a walk ends: each run must carry bytes that are still missing. Does not decide
-//! which values come here. Called by `tree` (logged values), `plan` (large ones) and `snapshot`.
+//! which values come here: those that the log takes, and in stores of version 2 all that fit no cell. Called
+//! by `tree` and `snapshot`.
 
 use bytes::Bytes;
 use bytes::BytesMut;
-use foliant::Object;
 
 use crate::kv::draft::Draft;
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::limits::PAGE_BYTES;
-use crate::kv::limits::VALUE_BYTES_MAX;
+use crate::kv::limits::RUN_VALUE_BYTES_MAX;
 use crate::kv::page::HEADER;
 use crate::kv::page::Kind;
 use crate::kv::page::RunRef;
@@ -44,7 +44,7 @@ pub fn check(run: RunRef, missing: usize, pages_end: u32) -> Result<()> {
         return damaged(run.first, "an overflow run lies outside");
     }
     // A longer run would have been cut, a value over the limit never written.
-    if bytes > VALUE_BYTES_MAX || capacity(run.pages) >= missing + PAGE_BYTES {
+    if bytes > RUN_VALUE_BYTES_MAX || capacity(run.pages) >= missing + PAGE_BYTES {
         return damaged(run.first, "an overflow run is longer than its value");
     }
     Ok(())
@@ -73,28 +73,6 @@ pub async fn write_logged(draft: &mut Draft<'_>, value: &[u8]) -> Result<RunRef>
     Ok(reference(&runs, value))
 }
 
-/// Takes pages for a large value out of the draft, which has not freed anything yet: the pages are
-/// free in the committed state.
-pub async fn reserve(draft: &mut Draft<'_>, value: &[u8]) -> Result<Vec<Run>> {
-    let mut pages = Vec::new();
-    let mut count = 0;
-    // Each run costs a header; single pages would make a value of 256 reads.
-    while count * (PAGE_BYTES - HEADER) < value.len() {
-        let Some(no) = space::take_free_below(draft).await? else { break };
-        pages.push(no);
-        count += 1;
-    }
-    pages.sort_unstable();
-    let mut runs = group(&pages);
-    let missing = value.len().saturating_sub(space_of(&runs));
-    if missing > 0 {
-        let count = (missing + HEADER).div_ceil(PAGE_BYTES) as u32;
-        runs.push((space::take_end(draft, count)?, count));
-    }
-    give_back(draft, &mut runs, value.len()).await?;
-    Ok(runs)
-}
-
 /// Frees pages at the end of the runs that the value does not need.
 async fn give_back(draft: &mut Draft<'_>, runs: &mut Vec<Run>, bytes: usize) -> Result<()> {
     while let Some(&(first, count)) = runs.last() {
@@ -109,22 +87,6 @@ async fn give_back(draft: &mut Draft<'_>, runs: &mut Vec<Run>, bytes: usize) -> 
         }
     }
     Ok(())
-}
-
-/// Writes a large value into reserved runs, past the log. Nothing refers to them yet; durable after
-/// the object's next sync.
-pub async fn write_below(object: &Object, runs: &[Run], value: &[u8]) -> Result<RunRef> {
-    for (run, bytes) in images(runs, value) {
-        object.write_at(u64::from(run.0) * PAGE_BYTES as u64, &bytes).await?;
-    }
-    Ok(reference(runs, value))
-}
-
-/// As `reserve`, past the free list: for values that a group makes after it has freed pages, which
-/// could be those that the list gives out.
-pub fn reserve_end(draft: &mut Draft<'_>, value: &[u8]) -> Result<Vec<Run>> {
-    let count = (value.len() + HEADER).div_ceil(PAGE_BYTES) as u32;
-    Ok(vec![(space::take_end(draft, count)?, count)])
 }
 
 /// A value as it is after the changes so far.

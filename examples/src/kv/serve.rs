@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use foliant::Engine;
+use metrics_exporter_prometheus::ExporterFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
 
+use crate::kv::exposition;
 use crate::kv::limits::CONNECTIONS_MAX;
 use crate::kv::op::Promise;
 use crate::kv::options::Options;
@@ -59,6 +61,12 @@ pub struct Arguments {
     /// Seconds after which a client that says nothing is let go; 0 is never.
     #[arg(long, default_value_t = 0)]
     pub idle_timeout: u64,
+    /// Where Prometheus finds figures, over HTTP and without a password.
+    #[arg(long)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Lets that be another than a loopback address.
+    #[arg(long, requires = "metrics_listen")]
+    pub metrics_allow_remote: bool,
 }
 
 /// When a write is answered.
@@ -95,6 +103,13 @@ impl Arguments {
             is_here || password.is_some(),
             "{listen} can be reached from other machines: give --password-file, or listen on 127.0.0.1"
         );
+        if let Some(metrics) = self.metrics_listen {
+            anyhow::ensure!(
+                metrics.ip().is_loopback() || self.metrics_allow_remote,
+                "{metrics} can be reached from other machines, and figures have no password: give \
+                 --metrics-allow-remote, or listen on 127.0.0.1"
+            );
+        }
         Ok(Options {
             password: password.map(Password::new),
             clients_max: self.max_clients,
@@ -111,12 +126,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let exposition = arguments.metrics_listen.map(exposition::listen).transpose()?;
     let engine = opening::open_or_make(&arguments.store, arguments.size, arguments.memory).await?;
     let store = Store::open_with(&engine, OBJECT, options.promise).await?;
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("listening on {}", arguments.listen))?;
     announce(&engine, &store, listener.local_addr()?)?;
+    let exposing = expose(exposition, stop.clone());
     let serving = server::run(listener, store.clone(), options, stop.clone());
     let signalled = async {
         tokio::select! {
@@ -125,11 +142,20 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         stop.cancel();
     };
-    tokio::join!(serving, signalled);
+    tokio::join!(serving, signalled, exposing);
     store.close().await;
     engine.close().await.context("closing the engine")?;
     println!("closed");
     Ok(())
+}
+
+/// Serves figures, if that is wanted. The server goes on without them.
+async fn expose(exposition: Option<ExporterFuture>, stop: CancellationToken) {
+    if let Some(exposition) = exposition
+        && let Some(Err(cause)) = stop.run_until_cancelled(exposition).await
+    {
+        tracing::warn!("figures are not served any more: {cause:?}");
+    }
 }
 
 fn announce(engine: &Engine, store: &Store, address: SocketAddr) -> std::io::Result<()> {

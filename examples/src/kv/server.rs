@@ -1,7 +1,7 @@
 //! The server: accepts clients and stops in order.
 //!
 //! Guarantees at most as many clients as the options say (a further one hears an error), one tracked
-//! task per client and one for the sweep of ended keys, and after `stop` an end within `STOP_WAIT`: each client's running batch is finished and
+//! task per client, one for the sweep of ended keys and one for figures, and after `stop` an end within `STOP_WAIT`: each client's running batch is finished and
 //! answered. Does not open or close the store. Called by `serve` and by tests.
 
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::kv::connection::Connection;
 use crate::kv::execute::Executor;
+use crate::kv::exposition;
 use crate::kv::info::count;
 use crate::kv::limits::LAPSED_KEYS_MAX;
 use crate::kv::limits::STOP_WAIT;
@@ -36,6 +37,7 @@ pub async fn run(listener: TcpListener, store: Store, options: Options, stop: Ca
     tasks.spawn(sweep::run(store.clone(), options.clock.clone(), named, stop.clone()));
     let places = Arc::new(Semaphore::new(options.clients_max));
     let executor = Executor::new(store, options, lapsed);
+    tasks.spawn(exposition::run(executor.clone(), stop.clone()));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,

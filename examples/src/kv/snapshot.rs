@@ -20,21 +20,24 @@ use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
 use crate::kv::page::blank;
 use crate::kv::runs;
+use crate::kv::shelf::Shelf;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
+use crate::kv::value::Value;
 use crate::kv::view::View;
 
 /// The tree as of one commit.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     object: Object,
+    shelf: Arc<Shelf>,
     view: Arc<View>,
 }
 
 impl Snapshot {
-    /// Reads `object` as of `view`.
-    pub fn new(object: Object, view: Arc<View>) -> Self {
-        Self { object, view }
+    /// Reads `object`, and large values from `shelf`, as of `view`.
+    pub fn new(object: Object, shelf: Arc<Shelf>, view: Arc<View>) -> Self {
+        Self { object, shelf, view }
     }
 
     /// Levels of the tree.
@@ -82,7 +85,7 @@ impl Snapshot {
                 let expires = node.expires(index)?;
                 let value = match wants_value {
                     true => self.value(node.value(index)?).await?,
-                    false => Bytes::new(),
+                    false => Value::default(),
                 };
                 Ok(Some(Entry { value, expires }))
             }
@@ -131,11 +134,15 @@ impl Snapshot {
         Ok(no)
     }
 
-    /// The bytes of a value.
-    pub async fn value(&self, stored: Stored<'_>) -> Result<Bytes> {
+    /// The value that a cell says; a large one may be read when the snapshot is gone.
+    pub async fn value(&self, stored: Stored<'_>) -> Result<Value> {
         match stored {
-            Stored::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
-            Stored::Overflow(run) => self.overflow(run).await,
+            Stored::Inline(bytes) => Ok(Value::Bytes(Bytes::copy_from_slice(bytes))),
+            Stored::Overflow(run) => Ok(Value::Bytes(self.overflow(run).await?)),
+            // Boxed: the way to an object is long, and the future of every read would carry room for it.
+            Stored::Large(large) => {
+                Ok(Value::Large(Box::pin(self.shelf.pin(&self.view, large)).await?))
+            }
         }
     }
 

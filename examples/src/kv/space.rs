@@ -1,8 +1,7 @@
 //! Free pages: where new ones come from and where old ones go.
 //!
 //! The free list is a chain of trunk pages, each with the numbers of up to 1020 other free pages.
-//! The content of those others means nothing, so freeing a run of 256 pages logs 1 KiB, and a large
-//! value can be written into free pages without hurting the list.
+//! The content of those others means nothing, so freeing a run of 256 pages logs 1 KiB.
 //!
 //! ```text
 //!  0 kind  2 count  4 next trunk  12 own number  16 number 0, number 1, ...
@@ -59,36 +58,6 @@ async fn take_free(draft: &mut Draft<'_>) -> Result<Option<PageNo>> {
         return damaged(head, "the free list does not end where it should");
     }
     Ok(Some(head))
-}
-
-/// The number of a page that may be written before the commit: its content means nothing in the
-/// committed state. That excludes the pages of the list itself, which this batch has touched.
-pub async fn take_free_below(draft: &mut Draft<'_>) -> Result<Option<PageNo>> {
-    let head = draft.meta.free_head;
-    if head == 0 {
-        return Ok(None);
-    }
-    let count = open_trunk(draft, head).await?;
-    if count > 0 {
-        let last = u32_at(draft.page(head), HEADER + 4 * (count - 1));
-        return if draft.is_touched(last) { Ok(None) } else { pop(draft, head, count).map(Some) };
-    }
-    let next = u32_at(draft.page(head), 4);
-    if next == 0 {
-        return Ok(None);
-    }
-    // The empty list page becomes the last entry that its successor will give out.
-    if open_trunk(draft, next).await? == 0 {
-        return damaged(next, "an empty free list page is not the first");
-    }
-    let no = u32_at(draft.page(next), HEADER);
-    put_u32(draft.edit(next, 4), HEADER, head);
-    draft.release(head);
-    draft.meta.free_head = next;
-    count_down(draft)?;
-    check_free(draft, next, no).and_then(|no| {
-        if draft.is_touched(no) { damaged(next, "it lists itself") } else { Ok(Some(no)) }
-    })
 }
 
 fn pop(draft: &mut Draft<'_>, head: PageNo, count: usize) -> Result<PageNo> {

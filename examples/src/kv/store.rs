@@ -16,6 +16,8 @@ use bytes::Bytes;
 use foliant::Engine;
 use foliant::ErrorKind;
 use foliant::Object;
+use futures_util::StreamExt;
+use futures_util::stream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -27,6 +29,7 @@ use crate::kv::error::Result;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::QUEUE_REQUESTS_MAX;
 use crate::kv::limits::READ_RETRIES_MAX;
+use crate::kv::limits::STAGED_AT_ONCE;
 use crate::kv::meta::META_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::meta::ROOT_FIRST;
@@ -39,8 +42,12 @@ use crate::kv::op::Promise;
 use crate::kv::op::check_key;
 use crate::kv::page::Kind;
 use crate::kv::page::blank;
+use crate::kv::removal;
+use crate::kv::shelf::Shelf;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::units::Millis;
+use crate::kv::value::New;
+use crate::kv::value::Value;
 use crate::kv::view::Current;
 use crate::kv::view::Views;
 use crate::kv::watch::Watches;
@@ -60,6 +67,7 @@ struct Inner {
     object: Object,
     views: Current,
     watches: Arc<Watches>,
+    shelf: Arc<Shelf>,
     /// The writer's queue; none after `close`. Held to clone the sender, never over an await.
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     /// The writer task; taken by the one `close` that waits for it.
@@ -68,9 +76,9 @@ struct Inner {
 
 /// Keys and values of one step of a scan, and whether the last key was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scanned {
+pub struct Scanned<V = Bytes> {
     /// Ascending.
-    pub entries: Vec<(Bytes, Bytes)>,
+    pub entries: Vec<(Bytes, V)>,
     /// When each of them ends.
     pub expires: Vec<Option<Millis>>,
     /// There is nothing behind them.
@@ -100,14 +108,21 @@ impl Store {
         let current = views.current();
         let (sender, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let watches = Arc::new(Watches::default());
-        let (state, told) = ((views, meta), watches.clone());
-        let writer = Writer::new(engine.clone(), object.clone(), state, told, promise);
+        let shelf = Arc::new(Shelf::new(engine.clone(), name, &meta));
+        let [unfinished, old, earlier] = shelf.leftovers(meta.epoch);
+        // Their numbers may be given again.
+        removal::purge(engine, unfinished).await?;
+        shelf.bury(old);
+        shelf.bury(earlier);
+        let (state, others) = ((views, meta), (watches.clone(), shelf.clone()));
+        let writer = Writer::new(engine.clone(), object.clone(), state, others, promise);
         let task = tokio::spawn(writer.run(queue));
         let inner = Inner {
             engine: engine.clone(),
             object,
             views: current,
             watches,
+            shelf,
             queue: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(task)),
         };
@@ -129,6 +144,16 @@ impl Store {
         self.inner.views.get().meta().expiring
     }
 
+    /// Of which have a large value, which is an object of its own.
+    pub fn larges(&self) -> u64 {
+        self.inner.views.get().meta().larges
+    }
+
+    /// Where large values lie.
+    pub fn shelf(&self) -> Arc<Shelf> {
+        self.inner.shelf.clone()
+    }
+
     /// Who is told of changes.
     pub fn watches(&self) -> Arc<Watches> {
         self.inner.watches.clone()
@@ -140,14 +165,18 @@ impl Store {
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.inner.object.clone(), self.inner.views.get())
+        let Inner { object, shelf, views, .. } = &*self.inner;
+        Snapshot::new(object.clone(), shelf.clone(), views.get())
     }
 
-    /// The value of a key.
+    /// The value of a key, all of it in memory.
     ///
-    /// Errors: `KeyLength`, `Damaged`, `Engine`. Dropping the future has no effect.
+    /// Errors: `KeyLength`, `Damaged`, `LargeMissing`, `Engine`. Dropping the future has no effect.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.entry(key, true).await?.map(|entry| entry.value))
+        match self.entry(key, true).await?.map(|entry| entry.value) {
+            Some(value) => Ok(Some(in_memory(value).await?)),
+            None => Ok(None),
+        }
     }
 
     /// What a key stands for, ended or not; without its value (empty) if that is not wanted.
@@ -185,10 +214,25 @@ impl Store {
     }
 
     /// Up to `limit` keys from `from` on, in order, with values of up to about `bytes_max` bytes
-    /// together; all of one commit.
+    /// together, all in memory; all of one commit. A large value is read whole.
     ///
-    /// Errors: `Damaged`, `Engine`. Dropping the future has no effect.
+    /// Errors: `Damaged`, `LargeMissing`, `Engine`. Dropping the future has no effect.
     pub async fn scan(&self, from: &[u8], limit: usize, bytes_max: usize) -> Result<Scanned> {
+        let Scanned { entries, expires, at_end } = self.scan_values(from, limit, bytes_max).await?;
+        let mut held = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            held.push((key, in_memory(value).await?));
+        }
+        Ok(Scanned { entries: held, expires, at_end })
+    }
+
+    /// As `scan`; large values are not read, and take 4 KiB of `bytes_max`.
+    pub async fn scan_values(
+        &self,
+        from: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Scanned<Value>> {
         for _ in 0..READ_RETRIES_MAX {
             match self.scan_once(from, limit, bytes_max, true).await {
                 Err(Error::ViewExpired) => continue,
@@ -199,7 +243,7 @@ impl Store {
     }
 
     /// As `scan`, with empty values: overflow pages are not read.
-    pub async fn scan_keys(&self, from: &[u8], limit: usize) -> Result<Scanned> {
+    pub async fn scan_keys(&self, from: &[u8], limit: usize) -> Result<Scanned<Value>> {
         for _ in 0..READ_RETRIES_MAX {
             match self.scan_once(from, limit, usize::MAX, false).await {
                 Err(Error::ViewExpired) => continue,
@@ -215,7 +259,7 @@ impl Store {
         limit: usize,
         bytes_max: usize,
         values: bool,
-    ) -> Result<Scanned> {
+    ) -> Result<Scanned<Value>> {
         let snapshot = self.snapshot();
         let mut cursor = Cursor::seek(&snapshot, from).await?;
         let (mut entries, mut ends) = (Vec::new(), Vec::new());
@@ -224,9 +268,10 @@ impl Store {
             let Some((key, stored, end)) = cursor.next().await? else {
                 return Ok(Scanned { entries, expires: ends, at_end: true });
             };
-            let value = if values { snapshot.value(stored).await? } else { Bytes::new() };
-            bytes += value.len();
-            entries.push((Bytes::copy_from_slice(key), value));
+            let key = Bytes::copy_from_slice(key);
+            let value = if values { snapshot.value(stored).await? } else { Value::default() };
+            bytes += value.held();
+            entries.push((key, value));
             ends.push(end);
         }
         let at_end = cursor.next().await?.is_none();
@@ -242,9 +287,9 @@ impl Store {
     pub async fn write(&self, groups: Vec<Group>) -> Result<Answer> {
         let mut faults = Vec::with_capacity(groups.len());
         let mut sound = Vec::with_capacity(groups.len());
-        for group in groups {
-            match group.iter().try_for_each(Op::check) {
-                Ok(()) => {
+        for checked in self.staged(groups).await {
+            match checked {
+                Ok(group) => {
                     faults.push(None);
                     sound.push(group);
                 }
@@ -257,6 +302,21 @@ impl Store {
             None => answers.next().unwrap_or(Err(Error::Closed)),
         };
         Ok(faults.into_iter().map(merge).collect())
+    }
+
+    /// Checks groups, and writes their large values to their objects, those of several groups at once.
+    async fn staged(&self, groups: Vec<Group>) -> Vec<Result<Group>> {
+        let shelf = &self.inner.shelf;
+        let check = |group: &Group| group.iter().try_for_each(Op::check);
+        if !groups.iter().flatten().any(|op| is_for(shelf, op)) {
+            return groups.into_iter().map(|group| check(&group).map(|()| group)).collect();
+        }
+        let each = groups.into_iter().map(|mut group| async move {
+            check(&group)?;
+            stage(shelf, &mut group).await?;
+            Ok(group)
+        });
+        stream::iter(each).buffered(STAGED_AT_ONCE).collect().await
     }
 
     async fn send(&self, groups: Vec<Group>) -> Result<Answer> {
@@ -310,6 +370,30 @@ impl Store {
     }
 }
 
+/// Whether the operation has a large value that is not on the shelf yet.
+fn is_for(shelf: &Shelf, op: &Op) -> bool {
+    matches!(op, Op::Put { value: New::Bytes(bytes), .. } if bytes.len() > shelf.logged_max())
+}
+
+/// Writes the large values of a group to their objects.
+async fn stage(shelf: &Arc<Shelf>, group: &mut Group) -> Result<()> {
+    for op in group.iter_mut().filter(|op| is_for(shelf, op)) {
+        if let Op::Put { value, .. } = op
+            && let New::Bytes(bytes) = value
+        {
+            *value = New::Staged(shelf.stage(bytes).await?);
+        }
+    }
+    Ok(())
+}
+
+async fn in_memory(value: Value) -> Result<Bytes> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes),
+        Value::Large(large) => large.to_bytes().await,
+    }
+}
+
 /// An empty tree, durable.
 async fn make(engine: &Engine, object: &Object) -> Result<Meta> {
     let meta = Meta::empty();
@@ -332,7 +416,7 @@ async fn load(engine: &Engine, object: &Object) -> Result<Meta> {
     let meta = Meta::decode(&bytes)?;
     let end = u64::from(meta.pages) * PAGE_BYTES as u64;
     if object.size() > end {
-        // A large value whose commit did not come before the crash.
+        // In version 2 a large value whose commit did not come before the crash.
         object.truncate(end).await?;
         object.sync().await?;
     }

@@ -1,8 +1,8 @@
 //! The commands on values.
 //!
 //! What depends on the value that is there is a procedure: the writer runs it in its place among all
-//! changes, so that INCR from many clients loses none. What only stores is a put, whose value may be
-//! large and then goes past the log.
+//! changes, so that INCR from many clients loses none. What only stores is a put. Of a value that is or
+//! becomes large, APPEND and SETRANGE change a part.
 //!
 //! Guarantees values of at most `VALUE_BYTES_MAX` bytes. Called by `command`.
 
@@ -22,6 +22,7 @@ use crate::kv::ask::Command;
 use crate::kv::ask::Refusal;
 use crate::kv::ask::Shape;
 use crate::kv::ask::Write;
+use crate::kv::limits::LOGGED_VALUE_BYTES_MAX;
 use crate::kv::limits::VALUE_BYTES_MAX;
 use crate::kv::op::Change;
 use crate::kv::op::Effect;
@@ -32,6 +33,8 @@ use crate::kv::op::Procedure;
 use crate::kv::op::When;
 use crate::kv::op::is_live;
 use crate::kv::reply::Reply;
+use crate::kv::value::New;
+use crate::kv::value::Value;
 
 /// What is parsed.
 pub type Parsed = Result<Command, Refusal>;
@@ -46,7 +49,7 @@ fn value_of(key: Bytes, all: &Arguments) -> Procedure {
 }
 
 fn value(entry: &Option<Entry>) -> Reply {
-    Reply::bulk(entry.as_ref().map(|entry| entry.value.clone()))
+    Reply::value(entry.as_ref().map(|entry| entry.value.clone()))
 }
 
 /// MGET key...
@@ -68,8 +71,13 @@ pub fn strlen(all: Arguments) -> Parsed {
 pub fn getrange(all: Arguments) -> Parsed {
     let (start, end) = (all.integer(1)?, all.integer(2)?);
     let body = move |found: &[Option<Entry>]| {
-        let value = found[0].as_ref().map_or(Bytes::new(), |entry| entry.value.clone());
-        Effect::reply(value.slice(span(value.len(), start, end)))
+        let value = found[0].as_ref().map_or(Value::default(), |entry| entry.value.clone());
+        let span = span(value.len(), start, end);
+        Effect::reply(match value {
+            Value::Bytes(bytes) => Reply::Bulk(bytes.slice(span)),
+            Value::Large(_) if span.is_empty() => Reply::Bulk(Bytes::new()),
+            Value::Large(large) => Reply::Large(large.slice(span)),
+        })
     };
     Ok(Command::Read(Arc::new(Procedure::new(vec![all.at(0)], all.now, 0, body))))
 }
@@ -101,7 +109,7 @@ pub fn set(all: Arguments) -> Parsed {
             _ => return Err(syntax()),
         }
     }
-    let put = Op::Put { key: all.at(0), value: all.at(1), when, expires, now: all.now };
+    let put = Op::Put { key: all.at(0), value: all.value(1), when, expires, now: all.now };
     if !wants_old {
         return Ok(write([put], Shape::Stored));
     }
@@ -115,7 +123,7 @@ fn write(ops: impl Into<Vec<Op>>, shape: Shape) -> Command {
 
 /// SETNX key value
 pub fn setnx(all: Arguments) -> Parsed {
-    let (key, value, now) = (all.at(0), all.at(1), all.now);
+    let (key, value, now) = (all.at(0), all.value(1), all.now);
     let put = Op::Put { key, value, when: When::Missing, expires: Expiry::Never, now };
     Ok(write([put], Shape::Flag))
 }
@@ -132,14 +140,14 @@ pub fn psetex(all: Arguments) -> Parsed {
 
 fn set_for(all: Arguments, unit: &[u8]) -> Parsed {
     let expires = all.expiry(unit, Some(&all.at(1)))?;
-    let (key, value, now) = (all.at(0), all.at(2), all.now);
+    let (key, value, now) = (all.at(0), all.value(2), all.now);
     Ok(write([Op::Put { key, value, when: When::Always, expires, now }], Shape::Stored))
 }
 
 /// GETSET key value
 pub fn getset(all: Arguments) -> Parsed {
     let old = Op::Call(Arc::new(value_of(all.at(0), &all)));
-    Ok(write([old, Op::put(all.at(0), all.at(1))], Shape::Answer))
+    Ok(write([old, Op::put(all.at(0), all.value(1))], Shape::Answer))
 }
 
 /// MSET key value...
@@ -153,28 +161,28 @@ pub fn mset(all: Arguments) -> Parsed {
 pub fn msetnx(all: Arguments) -> Parsed {
     let pairs = pairs(&all)?;
     let keys = pairs.iter().map(|(key, _)| key.clone()).collect();
-    let bytes = pairs.iter().map(|(_, value)| value.len()).sum();
+    let bytes = pairs.iter().map(|(_, value)| value.held()).sum();
     let body = move |found: &[Option<Entry>]| {
         if found.iter().any(Option::is_some) {
             return Effect::reply(0);
         }
-        let put = |(key, value): &(Bytes, Bytes)| put(key, value.clone(), None);
+        let put = |(key, value): &(Bytes, New)| put(key, value.clone(), None);
         Effect { changes: pairs.iter().map(put).collect(), reply: Reply::Integer(1) }
     };
     let procedure = Procedure::new(keys, all.now, bytes, body).without_values();
     Ok(call(procedure))
 }
 
-fn pairs(all: &Arguments) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+fn pairs(all: &Arguments) -> Result<Vec<(Bytes, New)>, Refusal> {
     if !all.rest.len().is_multiple_of(2) {
         return Err(arity(all.name));
     }
-    let pair = |pair: &[Bytes]| (pair[0].clone(), pair[1].clone());
-    Ok(all.rest.chunks_exact(2).map(pair).collect())
+    let pair = |index: usize| (all.at(index), all.value(index + 1));
+    Ok((0..all.rest.len()).step_by(2).map(pair).collect())
 }
 
-fn put(key: &Bytes, value: impl Into<Bytes>, expires: Option<u64>) -> Change {
-    Change::Put(key.clone(), Entry { value: value.into(), expires })
+fn put(key: &Bytes, value: impl Into<New>, expires: Option<u64>) -> Change {
+    Change::Put(key.clone(), value.into(), expires)
 }
 
 fn call(procedure: Procedure) -> Command {
@@ -250,7 +258,7 @@ fn add(all: Arguments, by: i64) -> Parsed {
     let key = all.at(0);
     let body = move |found: &[Option<Entry>]| {
         let old = found[0].as_ref();
-        let Some(number) = old.map_or(Some(0), |entry| integer(&entry.value)) else {
+        let Some(number) = old.map_or(Some(0), |entry| integer(entry.value.bytes()?)) else {
             return Effect::reply(Reply::Error(not_an_integer()));
         };
         let Some(sum) = number.checked_add(by) else {
@@ -268,7 +276,7 @@ pub fn incrbyfloat(all: Arguments) -> Parsed {
     let by = float(&all.rest[1]).ok_or_else(not_a_float)?;
     let body = move |found: &[Option<Entry>]| {
         let old = found[0].as_ref();
-        let Some(number) = old.map_or(Some(0.0), |entry| float(&entry.value)) else {
+        let Some(number) = old.map_or(Some(0.0), |entry| float(entry.value.bytes()?)) else {
             return Effect::reply(Reply::Error(not_a_float()));
         };
         let sum = number + by;
@@ -292,48 +300,51 @@ fn shown(number: f64) -> String {
 
 /// APPEND key value
 pub fn append(all: Arguments) -> Parsed {
-    let (key, tail) = (all.at(0), all.at(1));
-    let bytes = tail.len();
+    let (key, tail) = (all.at(0), all.value(1));
+    let bytes = tail.held();
     let body = move |found: &[Option<Entry>]| {
-        let Some(old) = &found[0] else {
-            return Effect::change(put(&key, tail.clone(), None), tail.len() as i64);
-        };
-        if old.value.len() + tail.len() > VALUE_BYTES_MAX {
-            return too_long();
-        }
-        let value = [&old.value[..], &tail].concat();
-        let len = value.len() as i64;
-        Effect::change(put(&key, value, old.expires), len)
+        let at = found[0].as_ref().map_or(0, |entry| entry.value.len());
+        patched(&key, &found[0], at, &tail)
     };
     Ok(call(Procedure::new(vec![all.at(0)], all.now, bytes, body)))
-}
-
-fn too_long() -> Effect {
-    Effect::reply(Reply::err("string exceeds maximum allowed size (proto-max-bulk-len)"))
 }
 
 /// SETRANGE key offset value
 pub fn setrange(all: Arguments) -> Parsed {
-    let (key, part) = (all.at(0), all.at(2));
+    let (key, part) = (all.at(0), all.value(2));
     let at = usize::try_from(all.integer(1)?).map_err(|_| "ERR offset is out of range")?;
-    let bytes = part.len();
-    let body = move |found: &[Option<Entry>]| {
-        let old = found[0].as_ref();
-        let before = old.map_or(&[][..], |entry| &entry.value);
-        if part.is_empty() {
-            return Effect::reply(before.len() as i64);
-        }
-        let end = at.saturating_add(part.len());
-        if end > VALUE_BYTES_MAX {
-            return too_long();
-        }
-        let mut value = BytesMut::from(before);
-        value.resize(before.len().max(end), 0);
-        value[at..end].copy_from_slice(&part);
-        let len = value.len() as i64;
-        Effect::change(put(&key, value, old.and_then(|entry| entry.expires)), len)
+    let bytes = part.held();
+    let body = move |found: &[Option<Entry>]| match part.is_empty() {
+        true => Effect::reply(found[0].as_ref().map_or(0, |entry| entry.value.len() as i64)),
+        false => patched(&key, &found[0], at, &part),
     };
     Ok(call(Procedure::new(vec![all.at(0)], all.now, bytes, body)))
+}
+
+/// The value with `part` in it from `at` on, zeroes between them; the reply is its length.
+fn patched(key: &Bytes, old: &Option<Entry>, at: usize, part: &New) -> Effect {
+    let (before, expires) = match old {
+        Some(entry) => (Some(&entry.value), entry.expires),
+        None => (None, None),
+    };
+    let end = at.saturating_add(part.len());
+    if end > VALUE_BYTES_MAX {
+        let why = "string exceeds maximum allowed size (proto-max-bulk-len)";
+        return Effect::reply(Reply::err(why));
+    }
+    let len = before.map_or(0, Value::len).max(end);
+    if part.is_empty() && before.is_some() {
+        return Effect::reply(len as i64);
+    }
+    let small = before.map_or(Some(&[][..]), |value| value.bytes().map(|bytes| &bytes[..]));
+    let (Some(before), New::Bytes(bytes), true) = (small, part, len <= LOGGED_VALUE_BYTES_MAX)
+    else {
+        return Effect::change(Change::Patch(key.clone(), at, part.clone()), len as i64);
+    };
+    let mut value = BytesMut::from(before);
+    value.resize(len, 0);
+    value[at..end].copy_from_slice(bytes);
+    Effect::change(put(key, value, expires), len as i64)
 }
 
 #[cfg(test)]

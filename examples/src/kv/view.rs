@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Weak;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
@@ -34,11 +35,36 @@ use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::VIEWS_BEHIND_MAX;
 use crate::kv::limits::VIEWS_BYTES_MAX;
 use crate::kv::meta::Meta;
+use crate::kv::units::LargeId;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 
-/// Old images by page.
-pub type Undo = HashMap<PageNo, Arc<Page>>;
+/// What a commit changes, as it was before.
+#[derive(Debug, Default)]
+pub struct Undo {
+    /// Old images by page.
+    pub pages: HashMap<PageNo, Box<Page>>,
+    /// Bytes of large values, in the order in which they were replaced.
+    pub larges: Vec<Old>,
+}
+
+/// Bytes of a large value before they were replaced.
+#[derive(Debug, Clone)]
+pub struct Old {
+    /// Of which one.
+    pub id: LargeId,
+    /// Where they were.
+    pub at: usize,
+    /// Themselves.
+    pub bytes: Bytes,
+}
+
+impl Undo {
+    fn bytes(&self) -> usize {
+        let larges: usize = self.larges.iter().map(|old| old.bytes.len()).sum();
+        self.pages.len() * PAGE_BYTES + larges
+    }
+}
 
 /// One committed state of the tree.
 #[derive(Debug)]
@@ -86,13 +112,41 @@ impl View {
         Ok(())
     }
 
+    /// Whether no commit has ended it.
+    pub fn is_current(&self) -> bool {
+        let state = self.state.read();
+        !state.expired && state.next.is_none()
+    }
+
+    /// What the commits behind this view have replaced in a large value, in their order.
+    ///
+    /// Errors: `ViewExpired`.
+    pub fn replaced(&self, id: LargeId) -> Result<Vec<Old>> {
+        let mut all = Vec::new();
+        let mut following = self.collect(id, &mut all)?;
+        while let Some(view) = following {
+            following = view.collect(id, &mut all)?;
+        }
+        Ok(all)
+    }
+
+    fn collect(&self, id: LargeId, all: &mut Vec<Old>) -> Result<Option<Arc<Self>>> {
+        let state = self.state.read();
+        if state.expired {
+            return Err(Error::ViewExpired);
+        }
+        let replaced = state.undo.iter().flat_map(|undo| &undo.larges);
+        all.extend(replaced.filter(|old| old.id == id).cloned());
+        Ok(state.next.clone())
+    }
+
     /// The view to ask next; none if the page is settled.
     fn look(&self, no: PageNo, page: &mut [u8]) -> Result<Option<Arc<Self>>> {
         let state = self.state.read();
         if state.expired {
             return Err(Error::ViewExpired);
         }
-        if let Some(image) = state.undo.as_ref().and_then(|undo| undo.get(&no)) {
+        if let Some(image) = state.undo.as_ref().and_then(|undo| undo.pages.get(&no)) {
             page.copy_from_slice(&image[..]);
             return Ok(None);
         }
@@ -161,7 +215,7 @@ impl Views {
         let bytes = {
             let mut state = ended.state.write();
             state.next = Some(next);
-            state.undo.as_ref().map_or(0, |undo| undo.len() * PAGE_BYTES)
+            state.undo.as_ref().map_or(0, Undo::bytes)
         };
         self.old.push_back((Arc::downgrade(&ended), bytes));
         drop(ended);
@@ -200,7 +254,26 @@ mod tests {
     use super::*;
 
     fn undo(no: PageNo, byte: u8) -> Undo {
-        HashMap::from([(no, Arc::new([byte; PAGE_BYTES]))])
+        let pages = HashMap::from([(no, Box::new([byte; PAGE_BYTES]))]);
+        Undo { pages, larges: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_replaced_in_a_large_value_is_found_in_order() {
+        let mut views = Views::new(Meta::empty());
+        let behind = views.current().get();
+        for (id, at) in [(1, 5), (2, 6), (1, 7)] {
+            let old = Old { id, at, bytes: Bytes::from_static(b"old") };
+            views.begin(Undo { larges: vec![old], ..Undo::default() });
+            views.advance(Meta::empty());
+        }
+        let places = |view: &View| {
+            let all = view.replaced(1).unwrap();
+            all.iter().map(|old| old.at).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&behind), [5, 7]);
+        assert_eq!(places(&views.current().get()), [0_usize; 0]);
+        assert!(!behind.is_current() && views.current().get().is_current());
     }
 
     #[test]
@@ -228,7 +301,7 @@ mod tests {
         let mut views = Views::new(Meta::empty());
         let behind = views.current().get();
         for n in 0..100_000_u32 {
-            let undo = if n % 10 == 0 { undo(n, 1) } else { Undo::new() };
+            let undo = if n % 10 == 0 { undo(n, 1) } else { Undo::default() };
             views.begin(undo);
             views.advance(Meta::empty());
         }
@@ -241,7 +314,7 @@ mod tests {
     async fn the_writer_can_wait_for_old_readers() {
         let mut views = Views::new(Meta::empty());
         let behind = views.current().get();
-        views.begin(Undo::new());
+        views.begin(Undo::default());
         views.advance(Meta::empty());
         let waiting = tokio::spawn(async move { views.only_current().await });
         tokio::task::yield_now().await;

@@ -33,11 +33,11 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::kv::draft::Draft;
+use crate::kv::draft::Finished;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
 use crate::kv::limits::BATCH_REQUESTS_MAX;
 use crate::kv::limits::COMMITS_IN_FLIGHT_MAX;
-use crate::kv::limits::LOGGED_VALUE_BYTES_MAX;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::SETTLE_PAUSE;
 use crate::kv::limits::WARM_READS_MAX;
@@ -50,6 +50,9 @@ use crate::kv::plan;
 use crate::kv::plan::Job;
 use crate::kv::plan::Place;
 use crate::kv::plan::Plan;
+use crate::kv::removal;
+use crate::kv::shelf::Grave;
+use crate::kv::shelf::Shelf;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::view::Views;
 use crate::kv::watch::Watches;
@@ -73,6 +76,7 @@ pub struct Writer {
     views: Views,
     meta: Meta,
     watches: Arc<Watches>,
+    shelf: Arc<Shelf>,
     promise: Promise,
     /// Bounds the commits on their way to durability.
     in_flight: Arc<Semaphore>,
@@ -100,7 +104,7 @@ impl Writer {
         engine: Engine,
         object: Object,
         (views, meta): (Views, Meta),
-        watches: Arc<Watches>,
+        (watches, shelf): (Arc<Watches>, Arc<Shelf>),
         promise: Promise,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(COMMITS_IN_FLIGHT_MAX));
@@ -112,6 +116,7 @@ impl Writer {
             views,
             meta,
             watches,
+            shelf,
             promise,
             in_flight,
             tasks,
@@ -126,6 +131,7 @@ impl Writer {
         if self.promise == Promise::EverySecond {
             self.tasks.spawn(settle_every_second(self.newest.subscribe()));
         }
+        let removing = tokio::spawn(removal::run(self.shelf.clone()));
         let mut batch = Vec::with_capacity(BATCH_REQUESTS_MAX);
         loop {
             let permit = self.in_flight.clone().acquire_owned().await;
@@ -139,6 +145,10 @@ impl Writer {
         drop(self.newest);
         self.tasks.close();
         self.tasks.wait().await;
+        self.shelf.close();
+        if let Err(cause) = removing.await {
+            tracing::error!("the removal of large values ended badly: {cause}");
+        }
     }
 
     /// Applies all groups of all requests, then leaves the answering to a task.
@@ -178,13 +188,13 @@ impl Writer {
         answers: &mut [(oneshot::Sender<Answer>, Answer)],
     ) {
         self.warm(&jobs).await;
-        let object = self.object.clone();
+        let (object, shelf, watches) =
+            (self.object.clone(), self.shelf.clone(), self.watches.clone());
+        let place = Place { object: &object, shelf: &shelf, watches: &watches };
         let mut most = usize::MAX;
         while !jobs.is_empty() {
             let limits = self.limits(most);
-            let (object, views, watches) = (&object, &mut self.views, &self.watches);
-            let mut place = Place { object, views, watches };
-            let plan = plan::fill(&mut place, self.meta, &mut jobs, limits).await;
+            let plan = plan::fill(place, self.meta, &mut jobs, limits).await;
             most = plan.most_next;
             if let Some((job, cause)) = plan.refused {
                 answers[job.request].1[job.index] = Err(cause);
@@ -213,7 +223,8 @@ impl Writer {
         if std::mem::replace(&mut self.misses, misses) == misses || jobs.len() < 2 {
             return;
         }
-        let snapshot = Snapshot::new(self.object.clone(), self.views.current().get());
+        let snapshot =
+            Snapshot::new(self.object.clone(), self.shelf.clone(), self.views.current().get());
         let ops = jobs.iter().flat_map(|job| &job.group);
         let keys: Vec<Bytes> = ops.flat_map(Op::keys).cloned().collect();
         let reads = keys.into_iter().map(|key| {
@@ -230,9 +241,7 @@ impl Writer {
         // The engine holds an old and a new image of each page of a commit, and takes at most an
         // eighth of its memory for that.
         let pages = self.engine.stats().memory_budget_bytes as usize / PAGE_BYTES / 16;
-        // A small memory makes a small log buffer; several values must fit it.
-        let value_bytes = LOGGED_VALUE_BYTES_MAX.min(log_bytes as usize / 16);
-        plan::Limits { most, log_bytes, pages, value_bytes }
+        plan::Limits { most, log_bytes, pages }
     }
 
     /// The flip: from here on readers that come see the new state, those that are there the old one.
@@ -241,19 +250,23 @@ impl Writer {
             return Fate::Done;
         }
         let meta = draft.meta;
-        let (transaction, undo) = match draft.into_transaction(&self.engine) {
-            Ok(parts) => parts,
+        let finished = match draft.into_transaction(&self.engine) {
+            Ok(finished) => finished,
             Err(Error::Engine(cause)) if cause.kind() == ErrorKind::TooLarge => {
                 return Fate::TooLarge;
             }
             Err(cause) => return Fate::Failed(cause),
         };
-        self.views.begin(undo);
+        let Finished { transaction, undo, kept, buried, pinned } = finished;
+        let touched = undo.larges.iter().map(|old| old.id).chain(pinned).collect::<Vec<_>>();
+        let replaced = undo.larges.clone();
+        self.shelf.replace(&replaced, || self.views.begin(undo));
         let committed = transaction.commit().await;
         if committed.is_ok() {
             self.meta = meta;
         }
         self.views.advance(self.meta);
+        self.shelf.planned(touched);
         match committed {
             Ok(commit) => {
                 self.newest.send_replace(Some(commit.clone()));
@@ -262,7 +275,14 @@ impl Writer {
             Err(cause) if cause.kind() == ErrorKind::TooLarge => return Fate::TooLarge,
             Err(cause) => return Fate::Failed(cause.into()),
         }
+        kept.iter().for_each(|staged| staged.keep());
+        for id in buried {
+            self.shelf.bury(Grave::One(id, self.shelf.name_old(id).into_bytes()));
+        }
+        self.shelf.breathe().await;
         if clear {
+            let [_, _, earlier] = self.shelf.leftovers(meta.epoch);
+            self.shelf.bury(earlier);
             return self.give_room_back().await;
         }
         Fate::Done

@@ -2,7 +2,7 @@
 //!
 //! Write commands are gathered: those that a client has sent in a row go to the writer as one
 //! request, and their replies come in order when all of them are durable. Each command is atomic (DEL
-//! and MSET of more than `ATOMIC_KEYS_MAX` keys are cut), and so is a transaction, of any length.
+//! and MSET of more than `ATOMIC_KEYS_MAX` keys are cut, or fewer if the log takes no more), and so is a transaction, of any length.
 //!
 //! Does not send them. Called by `connection` and `execute`.
 
@@ -11,6 +11,7 @@ use crate::kv::ask::Shape;
 use crate::kv::ask::Write;
 use crate::kv::error::Error;
 use crate::kv::limits::ATOMIC_KEYS_MAX;
+use crate::kv::limits::LARGE_LOG_BYTES;
 use crate::kv::op::Group;
 use crate::kv::op::Op;
 use crate::kv::op::Outcome;
@@ -19,28 +20,49 @@ use crate::kv::reply::Reply;
 use crate::kv::writer::Answer;
 
 /// Write commands of one client that were not sent to the writer yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Writes {
     groups: Vec<Group>,
     /// What to reply, in order, and how many groups each reply is about.
     replies: Vec<(Shape, usize)>,
     bytes: usize,
+    /// What one transaction may take.
+    log_bytes: u64,
 }
 
 impl Writes {
+    /// None yet; one transaction takes `log_bytes` of the log at most.
+    pub fn new(log_bytes: u64) -> Self {
+        Self { groups: Vec::new(), replies: Vec::new(), bytes: 0, log_bytes }
+    }
+
     /// Takes a write command.
     pub fn take(&mut self, Write { mut ops, shape }: Write) {
         let before = self.groups.len();
         self.bytes += ops.iter().map(Op::bytes).sum::<usize>();
         let may_be_cut = matches!(shape, Shape::Stored | Shape::Count);
-        while may_be_cut && ops.len() > ATOMIC_KEYS_MAX {
-            let behind = ops.split_off(ATOMIC_KEYS_MAX);
+        let most = self.most(&ops);
+        while may_be_cut && ops.len() > most {
+            let behind = ops.split_off(most);
             self.groups.push(std::mem::replace(&mut ops, behind));
         }
         if !ops.is_empty() {
             self.groups.push(ops);
         }
         self.replies.push((shape, self.groups.len() - before));
+    }
+
+    /// How many operations happen at once, if they may be cut: what a DEL takes away may be large.
+    fn most(&self, ops: &[Op]) -> usize {
+        let renamed = |op: &Op| match op {
+            Op::Put { .. } => 2 * usize::from(op.is_large()),
+            _ => 1,
+        };
+        let names = ops.iter().map(renamed).max().unwrap_or(0);
+        match (self.log_bytes as usize).checked_div(names * LARGE_LOG_BYTES) {
+            Some(fit) => fit.clamp(1, ATOMIC_KEYS_MAX),
+            None => ATOMIC_KEYS_MAX,
+        }
     }
 
     /// Takes a reply that must come behind those of the writes.

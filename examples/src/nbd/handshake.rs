@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::nbd::catalog::Catalog;
 use crate::nbd::export::Export;
 use crate::nbd::limits::BLOCK_BYTES_PREFERRED;
+use crate::nbd::limits::LINES_MAX;
+use crate::nbd::limits::LINES_WITHIN;
 use crate::nbd::limits::OPTION_BYTES_MAX;
 use crate::nbd::limits::PAYLOAD_BYTES_MAX;
 use crate::nbd::option;
@@ -26,6 +28,10 @@ use crate::nbd::session::Agreed;
 use crate::nbd::stream;
 use crate::nbd::stream::Stream;
 use crate::nbd::wire;
+use crate::quiet::Quiet;
+
+/// What options can make it log: one that fails can be sent again for ever.
+static FAILED: Quiet = Quiet::new(LINES_MAX, LINES_WITHIN);
 
 /// Negotiates until the client has chosen an export; `None` when it left without.
 ///
@@ -263,7 +269,9 @@ impl Handshake<'_> {
     }
 
     fn fail(&mut self, option: u32, cause: &foliant::Error) {
-        tracing::warn!(option, "failed: {cause}");
+        if let Some(left_out) = FAILED.may() {
+            tracing::warn!(option, left_out, "failed: {cause}");
+        }
         self.put(option, wire::REP_ERR_PLATFORM, reply::clipped(&cause.to_string()).as_bytes());
     }
 

@@ -53,6 +53,12 @@ pub const STOP_NOTICE: Duration = Duration::from_millis(200);
 /// How long it waits for requests that it had begun before.
 pub const STOP_WAIT: Duration = Duration::from_secs(20);
 
+/// Lines that clients can make the server log at each place in `LINES_WITHIN`; the next one says how many
+/// were left out.
+pub const LINES_MAX: u32 = 20;
+/// See `LINES_MAX`.
+pub const LINES_WITHIN: Duration = Duration::from_secs(10);
+
 const _: () = assert!(BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_AT_ONCE <= PAYLOAD_BYTES_MAX as usize);
 const _: () = assert!(REPLY_BYTES_ALONE <= REPLY_BYTES_GATHERED);

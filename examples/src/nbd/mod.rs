@@ -43,7 +43,8 @@
 //!
 //! A connection has up to 64 requests and 32 MiB on their way, in memory beside the engine's budget; with
 //! 64 connections that is 2 GiB at worst, and `--connections` sets it. Who sends more is not read; who
-//! does not read its replies for 30 s is let go. All bounds are in [`limits`].
+//! does not read its replies for 30 s is let go. What clients can make the server log is 20 lines in 10 s of
+//! each kind; the next one says how many were left out. All bounds are in [`limits`].
 //!
 //! # Who was asked
 //!

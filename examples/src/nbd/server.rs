@@ -19,6 +19,8 @@ use tracing::Instrument;
 
 use crate::nbd::catalog::Catalog;
 use crate::nbd::handshake;
+use crate::nbd::limits::LINES_MAX;
+use crate::nbd::limits::LINES_WITHIN;
 use crate::nbd::limits::REQUESTS_IN_FLIGHT_MAX;
 use crate::nbd::limits::STOP_NOTICE;
 use crate::nbd::limits::STOP_WAIT;
@@ -26,6 +28,13 @@ use crate::nbd::listen::Listener;
 use crate::nbd::outbox;
 use crate::nbd::session::Session;
 use crate::nbd::stream::Stream;
+use crate::quiet::Quiet;
+
+/// What clients can make it log by coming, by coming as one too many, and by going: who speaks nonsense can do
+/// so again for ever.
+static CAME: Quiet = Quiet::new(LINES_MAX, LINES_WITHIN);
+static TOO_MANY: Quiet = Quiet::new(LINES_MAX, LINES_WITHIN);
+static LOST: Quiet = Quiet::new(LINES_MAX, LINES_WITHIN);
 
 /// How long to let things settle when accepting fails (typically: no file descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,7 +69,9 @@ pub async fn run(listener: Listener, catalog: Catalog, terms: Terms, stop: Cance
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!("a client more than {} is hung up on", terms.connections);
+            if let Some(left_out) = TOO_MANY.may() {
+                tracing::warn!(left_out, "a client more than {} is hung up on", terms.connections);
+            }
             continue;
         };
         number += 1;
@@ -70,7 +81,11 @@ pub async fn run(listener: Listener, catalog: Catalog, terms: Terms, stop: Cance
         let task = async move {
             match cut.run_until_cancelled(client).await {
                 Some(Ok(())) => tracing::debug!("gone"),
-                Some(Err(cause)) => tracing::info!("lost: {cause}"),
+                Some(Err(cause)) => {
+                    if let Some(left_out) = LOST.may() {
+                        tracing::info!(left_out, "lost: {cause}");
+                    }
+                }
                 None => tracing::warn!("cut off"),
             }
             drop(place);
@@ -99,7 +114,9 @@ async fn serve(
         () = stopped(&stop) => None,
     };
     let Some(agreed) = agreed else { return Ok(()) };
-    tracing::info!(export = agreed.export.name(), "serving");
+    if let Some(left_out) = CAME.may() {
+        tracing::info!(export = agreed.export.name(), left_out, "serving");
+    }
     // A place for each request that may be on its way: nobody waits to put a reply down.
     let (sender, receiver) = channel(REQUESTS_IN_FLIGHT_MAX);
     let Stream { input, output } = &mut stream;

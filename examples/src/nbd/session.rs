@@ -27,6 +27,8 @@ use crate::nbd::errno::Errno;
 use crate::nbd::errno::Refusal;
 use crate::nbd::export::Export;
 use crate::nbd::limits::BYTES_IN_FLIGHT_MAX;
+use crate::nbd::limits::LINES_MAX;
+use crate::nbd::limits::LINES_WITHIN;
 use crate::nbd::limits::PAYLOAD_BYTES_MAX;
 use crate::nbd::limits::REQUESTS_IN_FLIGHT_MAX;
 use crate::nbd::limits::STOP_NOTICE;
@@ -40,6 +42,10 @@ use crate::nbd::request::Terms;
 use crate::nbd::stream;
 use crate::nbd::stream::Input;
 use crate::nbd::wire;
+use crate::quiet::Quiet;
+
+/// What requests can make it log: one that fails (no space, a damaged block) can be sent again for ever.
+static FAILED: Quiet = Quiet::new(LINES_MAX, LINES_WITHIN);
 
 /// Far enough to mean never.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -201,8 +207,10 @@ impl<'a> Session<'a> {
         let (export, replies) = (self.export.clone(), self.replies.clone());
         let mut work = Box::pin(async move {
             let outcome = export.perform(command, header.is_fua(), &payload).await;
-            if let Err(refusal) = &outcome {
-                tracing::warn!(export = export.name(), ?header, "failed: {refusal}");
+            if let Err(refusal) = &outcome
+                && let Some(left_out) = FAILED.may()
+            {
+                tracing::warn!(export = export.name(), ?header, left_out, "failed: {refusal}");
             }
             let (head, payload) = style.encode(outcome);
             post(&replies, Reply { head, payload, room }).await;
