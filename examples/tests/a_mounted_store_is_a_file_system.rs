@@ -31,6 +31,7 @@ use rustix::fs::SeekFrom;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use support::fuse::Ground;
+use support::fuse::comes_back;
 use support::fuse::errno;
 use support::fuse::run;
 use support::process::is_there;
@@ -367,17 +368,17 @@ async fn bytes_holes_and_open_files() {
     let stat = rustix::fs::statvfs(&mounted.at).unwrap();
     let total = stat.f_blocks * stat.f_frsize;
     assert!(total > 200 << 20 && total <= 256 << 20, "{total}");
-    assert!(stat.f_bavail < stat.f_bfree && stat.f_bfree <= stat.f_blocks);
+    assert!(stat.f_bavail <= stat.f_bfree && stat.f_bfree <= stat.f_blocks);
     assert_eq!(stat.f_namemax, 255);
     let free = stat.f_bfree;
     let ballast = File::create(mounted.path("ballast")).unwrap();
     rustix::fs::fallocate(&ballast, FallocateFlags::empty(), 0, 32 << 20).unwrap();
     let less = rustix::fs::statvfs(&mounted.at).unwrap().f_bfree;
-    assert!(less + (31 << 20) / 4096 < free, "{free} and then {less}");
+    assert!(less + (28 << 20) / 4096 < free, "{free} and then {less}");
     drop(ballast);
     fs::remove_file(mounted.path("ballast")).unwrap();
-    let again = rustix::fs::statvfs(&mounted.at).unwrap().f_bfree;
-    assert!(again + 64 > free, "{free}, then {less}, then {again}");
+    // Behind the reply, and what is freed waits for the log.
+    comes_back(&mounted.at, less + (28 << 20) / 4096).await;
     mounted.unmount().await;
     ground.is_sound().await;
 }
@@ -562,6 +563,7 @@ async fn maps_and_direct_io_agree() {
     let mut file = File::options().append(true).open(&path).unwrap();
     file.write_all(b"appended").unwrap();
     assert_eq!(file.metadata().unwrap().len(), (1 << 20) + 8);
+    drop(file);
     mounted.terminate().await;
     ground.is_sound().await;
 }

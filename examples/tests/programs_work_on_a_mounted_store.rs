@@ -47,6 +47,7 @@ async fn copies_are_the_same() {
     let sparse = File::create(mounted.path("sparse")).unwrap();
     sparse.write_all_at(&[1; 4096], 30 << 20).unwrap();
     sparse.set_len(50 << 20).unwrap();
+    drop(sparse);
     run(&mut shell(at, "cp sparse full --sparse=never; cp full holes --sparse=always")).await;
     run(&mut shell(at, "cp sparse auto; cmp sparse full; cmp sparse holes; cmp sparse auto")).await;
     let blocks = |name: &str| mounted.path(name).metadata().unwrap().blocks();

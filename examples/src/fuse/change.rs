@@ -20,6 +20,7 @@ use crate::fuse::record::Inode;
 use crate::fuse::record::Kind;
 use crate::fuse::record::Link;
 use crate::fuse::record::Record;
+use crate::fuse::room::Room;
 use crate::fuse::store::Entry;
 use crate::fuse::store::Store;
 use crate::fuse::time::Time;
@@ -28,12 +29,15 @@ use crate::fuse::time::Time;
 #[derive(Debug)]
 pub struct Change {
     store: Arc<Store>,
+    room: Arc<Room>,
     /// The changes of names that are not of inodes.
     pub transaction: Transaction,
     /// Object and record of each inode that changes.
     inodes: BTreeMap<u64, (Object, Inode)>,
     /// Inodes whose objects go.
     gone: Vec<u64>,
+    /// Inodes that are on the list of orphans afterwards.
+    orphans: u64,
     /// When it happens, for all the same.
     pub now: Time,
 }
@@ -43,9 +47,11 @@ impl Change {
     pub fn new(fs: &Fs) -> Self {
         Self {
             store: fs.store.clone(),
+            room: fs.room.clone(),
             transaction: fs.store.engine.transaction(),
             inodes: BTreeMap::new(),
             gone: Vec::new(),
+            orphans: 0,
             now: Time::now(),
         }
     }
@@ -64,9 +70,22 @@ impl Change {
         inode.nlink = inode.nlink.saturating_add_signed(directories);
     }
 
-    /// The entry loses its name, and its inode one of its. If that was the last one: an inode that is in use
-    /// goes on the list of orphans, any other is removed. Errors: too much for one transaction.
+    /// The entry loses its name, and its inode one of its. If that was the last one, a directory is removed, and
+    /// anything else goes on the list of orphans: it may be open, or about to be by who found it a moment ago.
+    ///
+    /// Errors: too much for one transaction.
     pub fn drop_name(&mut self, entry: &Entry, node: &Node, meta: &Meta) -> Outcome<()> {
+        self.drop_name_or_all(entry, node, meta, node.kind != Kind::Directory)
+    }
+
+    /// As `drop_name`; if that was the last one, and the inode need not `stay`, it is removed at once.
+    pub fn drop_name_or_all(
+        &mut self,
+        entry: &Entry,
+        node: &Node,
+        meta: &Meta,
+        stay: bool,
+    ) -> Outcome<()> {
         let now = self.now;
         let from = match &entry.record {
             Record::Inode(_) => entry.key.clone(),
@@ -83,8 +102,9 @@ impl Change {
         }
         inode.home = None;
         let has_xattrs = inode.has_xattrs;
-        if meta.opens > 0 {
+        if stay {
             self.transaction.rename(from, keys::orphan(node.ino))?;
+            self.orphans += 1;
             return Ok(());
         }
         self.transaction.remove(from)?;
@@ -125,6 +145,7 @@ impl Change {
             }
         }
         self.transaction.commit().await?;
+        self.room.orphaned(self.orphans);
         for (ino, (_, inode)) in self.inodes {
             let meta = locked.of(ino);
             meta.gone |= self.gone.contains(&ino);
@@ -147,6 +168,7 @@ impl Change {
             }
         }
         self.transaction.commit().await?;
+        self.room.orphaned(self.orphans);
         for (ino, (_, inode)) in self.inodes {
             let meta = locked.of(ino);
             meta.gone |= kept.contains(&ino);

@@ -136,6 +136,9 @@ async fn look(engine: &Engine, seen: &mut Seen, key: &[u8]) -> foliant::Result<(
         }
         return Ok(());
     }
+    if key == keys::RESERVE {
+        return Ok(());
+    }
     if let Some((b'x', ino)) = keys::parse_numbered(key) {
         let bytes = object.read(0..XATTRS_BYTES_MAX as u64).await?;
         if xattrs::decode(&bytes).is_none_or(|all| all.is_empty()) {

@@ -15,6 +15,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use foliant::Object;
 use fuser::Errno;
 
 use crate::fuse::fault::Fault;
@@ -73,8 +74,18 @@ impl Fs {
         kills: bool,
     ) -> Outcome<()> {
         range(offset, bytes.len() as u64)?;
-        self.room.take(bytes.len() as u64).await?;
         self.touch(&handle.node, kills).await?;
+        match self.try_write(handle, offset, bytes).await {
+            Err(full) if full.is_no_space() => {
+                self.room.expect().await?;
+                self.try_write(handle, offset, bytes).await
+            }
+            done => done,
+        }
+    }
+
+    async fn try_write(&self, handle: &Handle, offset: u64, bytes: &[u8]) -> Outcome<()> {
+        self.room.grow().await?;
         Ok(handle.object.write_at(offset, bytes).await?)
     }
 
@@ -108,8 +119,8 @@ impl Fs {
             0 | ZERO_RANGE => {}
             _ => return Err(Fault(Errno::EOPNOTSUPP)),
         }
-        let stored = stored::bytes(object, range.clone()).await?;
-        self.room.take(len.saturating_sub(stored)).await?;
+        self.room.grow().await?;
+        self.check_room(object, &range).await?;
         self.touch(&handle.node, false).await?;
         object.preallocate(range.clone()).await?;
         if mode & ZERO_RANGE != 0 {
@@ -119,6 +130,21 @@ impl Fs {
             object.truncate(range.end).await?;
         }
         Ok(())
+    }
+}
+
+impl Fs {
+    /// An allocation that ends for want of room keeps what it got, and a wish that is far too large would fill the
+    /// store. So it is refused before.
+    async fn check_room(&self, object: &Object, range: &Range<u64>) -> Outcome<()> {
+        let (len, free) = (range.end - range.start, self.store.engine.stats().free_bytes);
+        if len <= free {
+            return Ok(());
+        }
+        match len - stored::bytes(object, range.clone()).await?.min(len) <= free {
+            true => Ok(()),
+            false => Err(Fault(Errno::ENOSPC)),
+        }
     }
 }
 

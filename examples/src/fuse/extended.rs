@@ -10,7 +10,6 @@ use fuser::Errno;
 use crate::fuse::change::Change;
 use crate::fuse::fault::Fault;
 use crate::fuse::fault::Outcome;
-use crate::fuse::fs::BLOCK;
 use crate::fuse::fs::Fs;
 use crate::fuse::keys;
 use crate::fuse::limits::NAME_BYTES_MAX;
@@ -63,7 +62,7 @@ impl Fs {
         if value.len() > XATTR_VALUE_BYTES_MAX {
             return Err(Fault(Errno::E2BIG));
         }
-        self.room.take(value.len() as u64 + u64::from(BLOCK)).await?;
+        self.room.grow().await?;
         self.change_xattrs(node, |all| {
             let known = all.insert(name.to_vec(), value.to_vec()).is_some();
             match known {
@@ -77,6 +76,9 @@ impl Fs {
 
     /// Takes a name away. Errors: ENODATA.
     pub async fn remove_xattr(&self, node: &Node, name: &[u8]) -> Outcome<()> {
+        if name.starts_with(b"system.") {
+            return Err(Fault(Errno::EOPNOTSUPP));
+        }
         let change = |all: &mut Xattrs| all.remove(name).map(drop).ok_or(Fault(Errno::ENODATA));
         self.change_xattrs(node, change).await
     }

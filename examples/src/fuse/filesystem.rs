@@ -149,7 +149,7 @@ fn kind_of(mode: u32) -> Option<Kind> {
 
 fn point(time: TimeOrNow) -> Time {
     match time {
-        TimeOrNow::SpecificTime(time) => time.into(),
+        TimeOrNow::SpecificTime(time) => Time::of_kernel(time),
         TimeOrNow::Now => Time::now(),
     }
 }
@@ -230,7 +230,7 @@ impl Filesystem for Server {
             size,
             atime: atime.map(point),
             mtime: mtime.map(point),
-            ctime: ctime.map(Time::from),
+            ctime: ctime.map(Time::of_kernel),
             kills: req.uid() != 0,
         };
         let fs = self.fs.clone();
@@ -516,9 +516,8 @@ impl Filesystem for Server {
         let block = u64::from(BLOCK);
         let blocks = stats.capacity_bytes / block;
         let free = stats.free_bytes / block;
-        let available = stats.free_bytes.saturating_sub(self.fs.room.reserve()) / block;
         // An inode takes no room of its own kind: as many as there are blocks.
-        reply.statfs(blocks, free, available, blocks, free, BLOCK, NAME_BYTES_MAX as u32, BLOCK);
+        reply.statfs(blocks, free, free, blocks, free, BLOCK, NAME_BYTES_MAX as u32, BLOCK);
     }
 
     fn setxattr(

@@ -47,7 +47,7 @@ impl Fs {
     /// Shows what is in `store`. Errors: there is no root.
     pub async fn new(store: Store) -> Outcome<Self> {
         let root = store.engine.object(keys::ROOT).await?;
-        let room = Arc::new(Room::new(store.engine.clone()));
+        let room = Arc::new(Room::new(&store.engine).await?);
         let nodes = Arc::new(Nodes::default());
         nodes.hold(keys::ROOT_INO, || Node::stored(keys::ROOT_INO, Kind::Directory, root));
         let (store, tree) = (Arc::new(store), Arc::default());
@@ -126,11 +126,22 @@ impl Fs {
             transaction.remove(keys::xattrs(inode.ino))?;
         }
         transaction.commit().await?;
+        self.room.reclaimed();
         Ok(())
     }
 
-    /// Stores times that are only in memory.
+    /// Stores times that are only in memory, on a full store, too.
     pub async fn store_times(&self, node: &Node, meta: &mut Meta) -> Outcome<()> {
+        match self.try_store_times(node, meta).await {
+            Err(full) if full.is_no_space() && self.room.lend().await? => {
+                self.try_store_times(node, meta).await
+            }
+            done => done,
+        }
+    }
+
+    /// As `store_times`, but leaves the reserve alone.
+    pub async fn try_store_times(&self, node: &Node, meta: &mut Meta) -> Outcome<()> {
         if meta.ahead && !meta.gone {
             node.object.set_attributes(&meta.inode.encode()).await?;
             meta.ahead = false;

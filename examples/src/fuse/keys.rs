@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `s` | | the superblock |
 //! | `r` | | the root directory |
+//! | `e` | | room that is kept for names |
 //! | `d` | directory 8, place 8: hash 7, probe 1 | an entry: an inode with this one name, or a further name |
 //! | `i` | ino 8 | an inode that has several names, or had |
 //! | `o` | ino 8 | an orphan: open, and without a name |
@@ -27,6 +28,8 @@ pub const ROOT_INO: u64 = 1;
 pub const SUPERBLOCK: &[u8] = b"s";
 /// The root directory.
 pub const ROOT: &[u8] = b"r";
+/// Room that is kept for names.
+pub const RESERVE: &[u8] = b"e";
 
 const HASH_BITS: u32 = 54;
 const ENTRY_BYTES: usize = 17;

@@ -47,15 +47,16 @@ pub const TIMES_WINDOW: Duration = Duration::from_secs(1);
 /// How long a stopping server waits until nobody uses the file system any more.
 pub const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// The part of the store that data may not use, so that names can go when it is full.
+/// The part of the store that is kept for names when data has taken all.
 pub const RESERVE_SHARE: u64 = 64;
 /// The least of it.
 pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
 /// The most of it.
 pub const RESERVE_BYTES_MAX: u64 = 16 << 20;
-/// The part of the free room that writes may take before they look how much there is. Looking costs as much
-/// as there are open objects.
-pub const ALLOWANCE_SHARE: u64 = 8;
+/// How long who finds no room waits for orphans that are on their way out.
+pub const ORPHAN_WAIT: Duration = Duration::from_millis(300);
+/// How long between two looks.
+pub const ORPHAN_PAUSE: Duration = Duration::from_millis(5);
 
 const _: () = assert!(XATTR_VALUE_BYTES_MAX + NAME_BYTES_MAX + 64 < XATTRS_BYTES_MAX);
 const _: () = assert!(READ_COPIED_BYTES_MAX <= WRITE_BYTES_MAX);

@@ -8,7 +8,6 @@ use fuser::Errno;
 use crate::fuse::change::Change;
 use crate::fuse::fault::Fault;
 use crate::fuse::fault::Outcome;
-use crate::fuse::fs::BLOCK;
 use crate::fuse::fs::Fs;
 use crate::fuse::fs::Held;
 use crate::fuse::keys;
@@ -83,7 +82,18 @@ impl Fs {
     ///
     /// Errors: EEXIST, ENOENT (the directory was removed), ENAMETOOLONG, ENOSPC, those of a commit.
     pub async fn make(&self, parent: u64, name: &[u8], new: &New) -> Outcome<Held> {
+        match self.try_make(parent, name, new).await {
+            Err(full) if full.is_no_space() => {
+                self.room.expect().await?;
+                self.try_make(parent, name, new).await
+            }
+            done => done,
+        }
+    }
+
+    async fn try_make(&self, parent: u64, name: &[u8], new: &New) -> Outcome<Held> {
         check_name(name)?;
+        self.room.grow().await?;
         if new.target.len() > TARGET_BYTES_MAX {
             return Err(Fault(Errno::ENAMETOOLONG));
         }
@@ -94,7 +104,6 @@ impl Fs {
             (Some(_), _) => return Err(Fault(Errno::EEXIST)),
             (None, place) => place.ok_or(Fault(Errno::ENOSPC))?,
         };
-        self.room.take(BLOCK.into()).await?;
         let ino = self.store.next_ino().await?;
         let mut change = Change::new(self);
         let home = Home { parent, probe: place.probe_of(), name: name.to_vec() };
@@ -115,6 +124,7 @@ impl Fs {
     /// Errors: EPERM for a directory, EMLINK, and as [`Fs::make`].
     pub async fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Outcome<Held> {
         check_name(name)?;
+        self.room.grow().await?;
         let (node, directory) = (self.nodes.get(ino)?, self.directory(parent)?);
         if node.kind == Kind::Directory {
             return Err(Fault(Errno::EPERM));
@@ -129,7 +139,6 @@ impl Fs {
             (Some(_), _) => return Err(Fault(Errno::EEXIST)),
             (None, place) => place.ok_or(Fault(Errno::ENOSPC))?,
         };
-        self.room.take(BLOCK.into()).await?;
         let mut change = Change::new(self);
         change.set_apart(&node, locked.of(ino))?;
         let home = Home { parent, probe: place.probe_of(), name: name.to_vec() };

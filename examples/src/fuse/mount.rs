@@ -5,12 +5,10 @@
 //! still hangs is taken off before. Called by the binary and `helper`.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use anyhow::bail;
 use fuser::BackgroundSession;
 use fuser::Config;
 use fuser::MountOption;
@@ -149,19 +147,15 @@ fn kernel_options(arguments: &Arguments) -> anyhow::Result<Config> {
 
 /// Takes the mount of a server off that is no more. Errors: the directory is none.
 fn take_off_dead(directory: &Path) -> anyhow::Result<()> {
-    let dead = Some(Errno::NOTCONN.raw_os_error());
-    match std::fs::metadata(directory) {
-        Err(cause) if cause.raw_os_error() == dead => {
-            rustix::mount::unmount(directory, UnmountFlags::DETACH)
-                .with_context(|| format!("taking a dead mount off {}", directory.display()))
-        }
-        Err(cause) => Err(cause).with_context(|| format!("looking at {}", directory.display())),
-        Ok(found) if !found.is_dir() => bail!("{} is no directory", directory.display()),
-        Ok(found) => {
-            tracing::debug!(ino = found.ino(), "mounting here");
-            Ok(())
-        }
+    // Opened, because what `stat` says the kernel may know without a server.
+    let Err(cause) = std::fs::read_dir(directory) else { return Ok(()) };
+    let dead = [Errno::NOTCONN, Errno::CONNABORTED].map(|errno| Some(errno.raw_os_error()));
+    if !dead.contains(&cause.raw_os_error()) {
+        return Err(cause).with_context(|| format!("looking at {}", directory.display()));
     }
+    tracing::info!(directory = %directory.display(), "taking a dead mount off");
+    rustix::mount::unmount(directory, UnmountFlags::DETACH)
+        .with_context(|| format!("taking a dead mount off {}", directory.display()))
 }
 
 fn say(quiet: bool, what: &str) {

@@ -35,18 +35,22 @@ impl Fs {
                 continue;
             }
             self.check_removable(&entry, is_rmdir).await?;
-            let change = |locked: &mut Locked| {
+            let change = |locked: &mut Locked, stay: bool| {
                 let mut change = Change::new(self);
-                change.drop_name(&entry, node, locked.of(node.ino))?;
+                change.drop_name_or_all(&entry, node, locked.of(node.ino), stay)?;
                 change.content_changes(&directory, locked.of(parent), -i32::from(is_rmdir));
                 Ok::<Change, Fault>(change)
             };
-            return match change(&mut locked)?.commit(&mut locked).await {
-                Err(full) if full.is_no_space() => {
-                    change(&mut locked)?.commit_removals(&mut locked).await
+            for _ in 0..2 {
+                match change(&mut locked, !is_rmdir)?.commit(&mut locked).await {
+                    Err(full) if full.is_no_space() && self.room.lend().await? => {}
+                    Err(full) if full.is_no_space() => break,
+                    done => return done,
                 }
-                done => done,
-            };
+            }
+            // The least that can be done, and it works on a full volume.
+            let stay = locked.of(node.ino).opens > 0;
+            return change(&mut locked, stay)?.commit_removals(&mut locked).await;
         }
         Err(Fault(Errno::EAGAIN))
     }

@@ -108,7 +108,12 @@ impl Fs {
                 continue;
             }
             check_present(locked.of(ask.to))?;
-            return self.rename_locked(&ask, &cast, &mut locked).await;
+            return match self.rename_locked(&ask, &cast, &mut locked).await {
+                Err(full) if full.is_no_space() && self.room.lend().await? => {
+                    self.rename_locked(&ask, &cast, &mut locked).await
+                }
+                done => done,
+            };
         }
         Err(Fault(Errno::EAGAIN))
     }

@@ -286,6 +286,7 @@ async fn make(engine: &Engine, (uid, gid): (u32, u32)) -> anyhow::Result<Object>
     transaction.set_attributes(&superblock, &Superblock { seed, granted }.encode())?;
     let directory = transaction.create(keys::ROOT)?;
     transaction.set_attributes(&directory, &root.encode())?;
+    transaction.create(keys::RESERVE)?;
     let commit = transaction.commit().await.context("making the file system")?;
     commit.durable().await.context("making the file system")?;
     Ok(superblock)

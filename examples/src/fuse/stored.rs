@@ -10,17 +10,20 @@ use foliant::Object;
 
 use crate::fuse::limits::EXTENTS_COUNTED;
 
+/// What a small object in its record counts as.
+const BLOCK: u64 = 4096;
+
 /// Bytes of `range` that are stored, or will be.
 pub async fn bytes(object: &Object, range: Range<u64>) -> foliant::Result<u64> {
     if range.is_empty() {
         return Ok(0);
     }
     let extents = object.extents(range.clone(), EXTENTS_COUNTED).await?;
-    let size = object.size();
     let mut stored = 0;
     for extent in &extents {
         stored += match extent.state {
-            ExtentState::Inline => size,
+            // As it would be if it were larger: `st_blocks` does not change when the bytes find their place.
+            ExtentState::Inline => BLOCK,
             _ => extent.range.end - extent.range.start,
         };
     }

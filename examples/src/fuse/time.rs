@@ -16,6 +16,18 @@ pub struct Time {
 }
 
 impl Time {
+    /// A time as the crate hands it on from the kernel. Before 1970 it counts the nanoseconds in the wrong
+    /// direction: 0.3 s behind second -5 comes as 5.3 s before 1970.
+    pub fn of_kernel(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(_) => time.into(),
+            Err(before) => {
+                let before = before.duration();
+                Self { seconds: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+            }
+        }
+    }
+
     /// What the clock on the wall says.
     pub fn now() -> Self {
         SystemTime::now().into()

@@ -60,7 +60,7 @@ impl Fs {
         if !killed && meta.window.is_some_and(|end| Instant::now() < end) {
             return Ok(());
         }
-        match self.store_times(node, &mut meta).await {
+        match self.try_store_times(node, &mut meta).await {
             Err(full) if full.is_no_space() => Ok(()),
             Err(cause) => Err(cause),
             Ok(()) => {

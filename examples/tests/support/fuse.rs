@@ -110,6 +110,19 @@ impl Mounted {
     }
 }
 
+/// Waits until so many blocks are free.
+pub async fn comes_back(at: &Path, blocks: u64) {
+    let started = std::time::Instant::now();
+    loop {
+        let free = rustix::fs::statvfs(at).unwrap().f_bfree;
+        if free >= blocks {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{free} blocks free, not {blocks}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// The error number of a call that must fail.
 pub fn errno<T>(done: std::io::Result<T>) -> i32 {
     done.err().expect("it must fail").raw_os_error().expect("a number of Linux")
