@@ -26,14 +26,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use fuser::BsdFileFlags;
 use fuser::Errno;
 use fuser::FileAttr;
 use fuser::FileHandle;
 use fuser::Filesystem;
 use fuser::FopenFlags;
-use fuser::Generation;
 use fuser::INodeNo;
 use fuser::InitFlags;
 use fuser::KernelConfig;
@@ -56,6 +54,7 @@ use fuser::Request;
 use fuser::TimeOrNow;
 use fuser::WriteFlags;
 
+use crate::fuse::answer;
 use crate::fuse::attributes::Wanted;
 use crate::fuse::desk::Desk;
 use crate::fuse::fault::Fault;
@@ -74,10 +73,6 @@ use crate::fuse::make::New;
 use crate::fuse::record::Kind;
 use crate::fuse::rename::Ask;
 use crate::fuse::time::Time;
-
-const NONE: Generation = Generation(0);
-/// The type in a mode, and its values.
-const TYPE: u32 = 0o170_000;
 
 /// The file system as the kernel's partner.
 #[derive(Debug)]
@@ -100,7 +95,7 @@ impl Server {
                 let held = fs.make(parent.0, &name, &new).await?;
                 told(&fs, &held).await
             };
-            enter(reply, made.await);
+            answer::entry(reply, made.await);
         });
     }
 }
@@ -110,48 +105,6 @@ async fn told(fs: &Fs, held: &Held) -> Outcome<FileAttr> {
     let attr = fs.attr(&held.node).await?;
     held.give();
     Ok(attr)
-}
-
-fn enter(reply: ReplyEntry, done: Outcome<FileAttr>) {
-    match done {
-        Ok(attr) => reply.entry(&TTL, &attr, NONE),
-        Err(Fault(errno)) => reply.error(errno),
-    }
-}
-
-fn done(reply: ReplyEmpty, done: Outcome<()>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(Fault(errno)) => reply.error(errno),
-    }
-}
-
-/// A value or its size, as `getxattr(2)` and `listxattr(2)` want it.
-fn tell(reply: ReplyXattr, size: u32, found: Outcome<Vec<u8>>) {
-    match found {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(Fault(errno)) => reply.error(errno),
-    }
-}
-
-fn kind_of(mode: u32) -> Option<Kind> {
-    match mode & TYPE {
-        0o010_000 => Some(Kind::Pipe),
-        0o020_000 => Some(Kind::Char),
-        0o060_000 => Some(Kind::Block),
-        0o100_000 | 0 => Some(Kind::File),
-        0o140_000 => Some(Kind::Socket),
-        _ => None,
-    }
-}
-
-fn point(time: TimeOrNow) -> Time {
-    match time {
-        TimeOrNow::SpecificTime(time) => Time::of_kernel(time),
-        TimeOrNow::Now => Time::now(),
-    }
 }
 
 impl Filesystem for Server {
@@ -185,7 +138,7 @@ impl Filesystem for Server {
                 let (_, held) = fs.find(parent.0, &name).await?;
                 told(&fs, &held).await
             };
-            enter(reply, found.await);
+            answer::entry(reply, found.await);
         });
     }
 
@@ -201,7 +154,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 fs.attr(&node).await
             };
-            answer_attr(reply, found.await);
+            answer::attr(reply, found.await);
         });
     }
 
@@ -228,8 +181,8 @@ impl Filesystem for Server {
             uid,
             gid,
             size,
-            atime: atime.map(point),
-            mtime: mtime.map(point),
+            atime: atime.map(answer::point),
+            mtime: mtime.map(answer::point),
             ctime: ctime.map(Time::of_kernel),
             kills: req.uid() != 0,
         };
@@ -240,7 +193,7 @@ impl Filesystem for Server {
                 fs.set(&node, &wanted).await?;
                 fs.attr(&node).await
             };
-            answer_attr(reply, set.await);
+            answer::attr(reply, set.await);
         });
     }
 
@@ -251,7 +204,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 Ok(node.object.read(0..TARGET_BYTES_MAX as u64).await?)
             };
-            answer_data(reply, read.await);
+            answer::data(reply, read.await);
         });
     }
 
@@ -265,7 +218,7 @@ impl Filesystem for Server {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let Some(kind) = kind_of(mode) else { return reply.error(Errno::EINVAL) };
+        let Some(kind) = answer::kind_of(mode) else { return reply.error(Errno::EINVAL) };
         let (uid, gid) = (req.uid(), req.gid());
         self.make(parent, name, New { kind, mode, uid, gid, rdev, target: vec![] }, reply);
     }
@@ -285,12 +238,13 @@ impl Filesystem for Server {
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.desk.hand(async move { done(reply, fs.remove(parent.0, &name, false).await) });
+        self.desk
+            .hand(async move { answer::empty(reply, fs.remove(parent.0, &name, false).await) });
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.desk.hand(async move { done(reply, fs.remove(parent.0, &name, true).await) });
+        self.desk.hand(async move { answer::empty(reply, fs.remove(parent.0, &name, true).await) });
     }
 
     fn symlink(
@@ -321,7 +275,7 @@ impl Filesystem for Server {
         self.desk.hand(async move {
             let (name, new_name) = (&name[..], &new_name[..]);
             let ask = Ask { from: parent.0, name, to: newparent.0, new_name, flags, by };
-            done(reply, fs.rename(ask).await);
+            answer::empty(reply, fs.rename(ask).await);
         });
     }
 
@@ -339,7 +293,7 @@ impl Filesystem for Server {
                 let held = fs.link(ino.0, newparent.0, &name).await?;
                 told(&fs, &held).await
             };
-            enter(reply, linked.await);
+            answer::entry(reply, linked.await);
         });
     }
 
@@ -375,7 +329,7 @@ impl Filesystem for Server {
             };
             match made.await {
                 Ok((attr, fh)) => {
-                    reply.created(&TTL, &attr, NONE, fh, FopenFlags::FOPEN_KEEP_CACHE);
+                    reply.created(&TTL, &attr, answer::NONE, fh, FopenFlags::FOPEN_KEEP_CACHE);
                 }
                 Err(Fault(errno)) => reply.error(errno),
             }
@@ -396,7 +350,7 @@ impl Filesystem for Server {
         let handles = self.handles.clone();
         self.desk.hand(async move {
             let read = async { handles.get(fh.0)?.read(offset, size).await };
-            answer_data(reply, read.await);
+            answer::data(reply, read.await);
         });
     }
 
@@ -437,7 +391,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let (fs, handles) = (self.fs.clone(), self.handles.clone());
-        self.desk.hand(async move { done(reply, handles.close(&fs, fh.0).await) });
+        self.desk.hand(async move { answer::empty(reply, handles.close(&fs, fh.0).await) });
     }
 
     fn fsync(
@@ -454,7 +408,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 fs.sync(&node, datasync).await
             };
-            done(reply, synced.await);
+            answer::empty(reply, synced.await);
         });
     }
 
@@ -536,7 +490,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 fs.set_xattr(&node, &name, &value, flags).await
             };
-            done(reply, set.await);
+            answer::empty(reply, set.await);
         });
     }
 
@@ -547,7 +501,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 fs.xattr(&node, &name).await
             };
-            tell(reply, size, found.await);
+            answer::value(reply, size, found.await);
         });
     }
 
@@ -558,7 +512,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 fs.xattr_names(&node).await
             };
-            tell(reply, size, found.await);
+            answer::value(reply, size, found.await);
         });
     }
 
@@ -569,7 +523,7 @@ impl Filesystem for Server {
                 let node = fs.nodes.get(ino.0)?;
                 fs.remove_xattr(&node, &name).await
             };
-            done(reply, removed.await);
+            answer::empty(reply, removed.await);
         });
     }
 
@@ -589,7 +543,7 @@ impl Filesystem for Server {
                 let handle = handles.get(fh.0)?;
                 fs.allocate(&handle, offset, length, mode).await
             };
-            done(reply, allocated.await);
+            answer::empty(reply, allocated.await);
         });
     }
 
@@ -610,19 +564,5 @@ impl Filesystem for Server {
                 Err(Fault(errno)) => reply.error(errno),
             }
         });
-    }
-}
-
-fn answer_attr(reply: ReplyAttr, found: Outcome<FileAttr>) {
-    match found {
-        Ok(attr) => reply.attr(&TTL, &attr),
-        Err(Fault(errno)) => reply.error(errno),
-    }
-}
-
-fn answer_data(reply: ReplyData, found: Outcome<Bytes>) {
-    match found {
-        Ok(bytes) => reply.data(&bytes),
-        Err(Fault(errno)) => reply.error(errno),
     }
 }

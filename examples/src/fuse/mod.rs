@@ -17,9 +17,10 @@
 //! | `make`, `remove`, `rename` | names |
 //! | `times`, `attributes`, `extended` | what is said about inodes |
 //! | `handles`, `data`, `listing` | open files, their bytes, directories |
-//! | `desk`, `filesystem` | requests in, answers out |
+//! | `desk`, `answer`, `filesystem` | requests in, answers out |
 //! | `options`, `mount`, `helper`, `check` | the commands |
 
+mod answer;
 pub mod attributes;
 mod change;
 pub mod check;
