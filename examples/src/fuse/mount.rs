@@ -9,6 +9,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use foliant::Engine;
 use fuser::BackgroundSession;
 use fuser::Config;
 use fuser::MountOption;
@@ -25,6 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::fuse::desk::Desk;
+use crate::fuse::fault::Fault;
 use crate::fuse::filesystem::Server;
 use crate::fuse::fs::Fs;
 use crate::fuse::limits::READERS_MAX;
@@ -97,7 +99,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// A failure of the file system in words.
-fn failed(what: &'static str) -> impl Fn(crate::fuse::fault::Fault) -> anyhow::Error {
+fn failed(what: &'static str) -> impl Fn(Fault) -> anyhow::Error {
     move |fault| anyhow::anyhow!("{what}: error {}", fault.0.code())
 }
 
@@ -165,7 +167,7 @@ fn say(quiet: bool, what: &str) {
     }
 }
 
-fn announce(arguments: &Arguments, engine: &foliant::Engine, orphans: u64) -> std::io::Result<()> {
+fn announce(arguments: &Arguments, engine: &Engine, orphans: u64) -> std::io::Result<()> {
     let (backend, recovery) = (engine.backend(), engine.recovery());
     let mut out = std::io::stdout().lock();
     if !arguments.quiet {
