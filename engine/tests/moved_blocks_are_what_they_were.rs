@@ -324,11 +324,11 @@ async fn race(how: Beside, seed: u64) -> bool {
         object.write_at(at(n), &vec![5; BLOCK]).await.unwrap();
         object.sync().await.unwrap();
     }
-    let before = stop::hits(Stop::BeforeMove);
-    stop::close(Stop::BeforeMove, true);
+    let before = stop::hits(Stop::BlocksCopied);
+    stop::close(Stop::BlocksCopied, true);
     let moved = object.clone();
     let moving = tokio::spawn(async move { moved.defragment().await });
-    while stop::hits(Stop::BeforeMove) == before {
+    while stop::hits(Stop::BlocksCopied) == before {
         ms(1).await;
     }
     if how == Beside::CommitHome {
@@ -336,12 +336,12 @@ async fn race(how: Beside, seed: u64) -> bool {
         let work = do_beside(&engine, &object, how);
         let opened = async {
             ms(70_000).await;
-            stop::close(Stop::BeforeMove, false);
+            stop::close(Stop::BlocksCopied, false);
         };
         tokio::join!(work, opened);
     } else {
         do_beside(&engine, &object, how).await;
-        stop::close(Stop::BeforeMove, false);
+        stop::close(Stop::BlocksCopied, false);
     }
     let _ = moving.await.unwrap();
     let mut right = true;
@@ -380,7 +380,7 @@ fn what_changed_since_it_was_copied_is_left_alone() {
     });
     let noticed: Vec<&Beside> = noticed.collect();
     break_on_purpose(None);
-    stop::close(Stop::BeforeMove, false);
+    stop::close(Stop::BlocksCopied, false);
     println!("race: without the look, wrong in {noticed:?}");
     assert!(noticed.len() >= 5, "the canary survived: {noticed:?}");
 }

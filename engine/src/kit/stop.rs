@@ -19,7 +19,7 @@ pub enum Stop {
     /// A batch is on the device, and not mapped.
     BeforeCompletion,
     /// Blocks that move are copied, and not mapped.
-    BeforeMove,
+    BlocksCopied,
 }
 
 #[cfg(not(feature = "testing"))]

@@ -147,7 +147,7 @@ pub async fn relocate(
         claimed => claimed?,
     };
     let ticket = write_all(ground, wing, ticket, &mut blocks).await?;
-    stop::at(Stop::BeforeMove).await;
+    stop::at(Stop::BlocksCopied).await;
     ground.meta.flush().await?;
     // A flush that failed since the data was sent is final for it, whatever this one says.
     ground.poison.check_since(times)?;

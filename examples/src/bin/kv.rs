@@ -19,7 +19,7 @@ enum Arguments {
     /// The process that the demo kills.
     #[command(hide = true)]
     DemoChild(demo::ChildArguments),
-    /// Serves RESP2 to Redis clients.
+    /// Serves Redis clients.
     Serve(serve::Arguments),
 }
 

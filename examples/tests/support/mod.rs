@@ -1,6 +1,7 @@
 //! What the tests share: engines on memory and on files, and a seeded generator.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod fuse;
 pub mod large;
 pub mod nbd;
 pub mod process;

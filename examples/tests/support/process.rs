@@ -12,17 +12,22 @@ use tokio::time::timeout;
 
 /// Starts a server and waits until it says where it listens; that, too.
 pub async fn listening(command: &mut Command) -> (Child, String) {
+    saying(command, "listening on ").await
+}
+
+/// Starts a server and waits for a line that begins so; the rest of it, too.
+pub async fn saying(command: &mut Command, start: &str) -> (Child, String) {
     let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = loop {
+    let said = loop {
         let line = lines.next_line().await.unwrap().expect("the server did not start");
-        if let Some(address) = line.strip_prefix("listening on ") {
-            break address.to_owned();
+        if let Some(rest) = line.strip_prefix(start) {
+            break rest.to_owned();
         }
     };
     // The pipe must stay open, or the server's last words fail.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, address)
+    (child, said)
 }
 
 /// SIGTERM, and an orderly end.
