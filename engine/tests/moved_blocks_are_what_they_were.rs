@@ -480,7 +480,7 @@ fn a_device_that_fails_in_a_move_leaves_everything_where_it_was() {
             let (object, versions) = scattered(&engine, "a", 200, &mut Rng::new(6)).await;
             object.sync().await.unwrap();
             let log_end = 32 + support::JOURNAL_BYTES / BLOCK as u64;
-            let rule = FaultRule::new(foliant_device::sim::Fault::Fail(DeviceErrorKind::Io));
+            let rule = FaultRule::new(Fault::Fail(DeviceErrorKind::Io));
             let data = log_end + 33..DEVICE_BLOCKS;
             let rule = disk.inject(rule.on(operation).blocks(data).always());
             let outcome = engine.clean().await;
@@ -536,7 +536,7 @@ fn discards_come_in_batches_and_never_hit_what_is_stored() {
             support::is_sound(&disk, true).await;
             let engine = open(&disk, true, true).await;
             compare(&engine.object("a").await.unwrap(), &versions).await;
-            let rule = FaultRule::new(foliant_device::sim::Fault::Fail(DeviceErrorKind::Io));
+            let rule = FaultRule::new(Fault::Fail(DeviceErrorKind::Io));
             disk.inject(rule.on(Operation::Discard).always());
             engine.create("gone").await.unwrap().write_at(0, &vec![1; 1 << 21]).await.unwrap();
             engine.sync().await.unwrap();

@@ -13,4 +13,5 @@ pub mod kv;
 pub mod nbd;
 pub mod opening;
 pub mod quiet;
+pub mod service;
 pub mod size;

@@ -4,12 +4,10 @@
 //! synced, and that it ends by itself when the file system is unmounted. A directory on which a killed server
 //! still hangs is taken off before. Called by the binary and `helper`.
 
-use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use foliant::Engine;
 use fuser::BackgroundSession;
 use fuser::Config;
 use fuser::MountOption;
@@ -20,8 +18,6 @@ use rustix::mount::UnmountFlags;
 use rustix::process::getegid;
 use rustix::process::geteuid;
 use tokio::runtime::Handle;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -34,6 +30,9 @@ use crate::fuse::limits::STOP_WAIT;
 use crate::fuse::options;
 use crate::fuse::store::Store;
 use crate::opening;
+use crate::service::Signals;
+use crate::service::announce;
+use crate::service::say;
 use crate::size;
 
 /// Shows a store as a file system until it is unmounted.
@@ -60,8 +59,7 @@ pub struct Arguments {
 
 /// Serves until it is unmounted, or a signal comes.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::new()?;
     take_off_dead(&arguments.directory)?;
     let kernel = kernel_options(&arguments)?;
     let (path, size, memory) = (&arguments.store, arguments.store_size, arguments.memory);
@@ -72,7 +70,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let fs = Fs::new(store).await.map_err(failed("reading the root directory"))?;
     let orphans = fs.reclaim_orphans().await.map_err(failed("removing orphans"))?;
     let session = begin(&arguments.directory, kernel, &fs).await?;
-    announce(&arguments, &engine, orphans)?;
+    let (more, ready) = (
+        format!(", {orphans} orphans removed"),
+        format!("mounted on {}", arguments.directory.display()),
+    );
+    announce(&engine, arguments.quiet, &more, &ready)?;
     let (tell, mut ended) = oneshot::channel();
     // Not of the runtime's threads: it may outlive the runtime, if somebody holds the file system.
     std::thread::Builder::new().name("fuse-session".into()).spawn(move || {
@@ -81,7 +83,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     })?;
     tokio::select! {
         end = &mut ended => end.context("the session is lost")?.context("serving the kernel")?,
-        () = async { tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} } } => {
+        () = signals.any() => {
             say(arguments.quiet, "stopping");
             // From here on it is not found by new paths; who is in it may end.
             if let Err(cause) = rustix::mount::unmount(&arguments.directory, UnmountFlags::DETACH) {
@@ -158,28 +160,4 @@ fn take_off_dead(directory: &Path) -> anyhow::Result<()> {
     tracing::info!(directory = %directory.display(), "taking a dead mount off");
     rustix::mount::unmount(directory, UnmountFlags::DETACH)
         .with_context(|| format!("taking a dead mount off {}", directory.display()))
-}
-
-fn say(quiet: bool, what: &str) {
-    if !quiet {
-        // Nobody may be listening any more, and the store is closed all the same.
-        let _ = writeln!(std::io::stdout(), "{what}");
-    }
-}
-
-fn announce(arguments: &Arguments, engine: &Engine, orphans: u64) -> std::io::Result<()> {
-    let (backend, recovery) = (engine.backend(), engine.recovery());
-    let mut out = std::io::stdout().lock();
-    if !arguments.quiet {
-        writeln!(out, "backend {} ({})", backend.name, backend.reason)?;
-        writeln!(
-            out,
-            "opened in {:.1} ms, {} transactions recovered, {orphans} orphans removed",
-            recovery.elapsed_ns as f64 / 1e6,
-            recovery.transactions,
-        )?;
-    }
-    // Whoever started the server waits for this line.
-    writeln!(out, "mounted on {}", arguments.directory.display())?;
-    out.flush()
 }

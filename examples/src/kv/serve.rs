@@ -4,17 +4,13 @@
 //! nobody but this machine is served without a password, and that SIGINT and SIGTERM end in answered
 //! clients and a closed engine. Called by the binary.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use foliant::Engine;
 use metrics_exporter_prometheus::ExporterFuture;
 use tokio::net::TcpListener;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::kv::exposition;
@@ -25,6 +21,9 @@ use crate::kv::options::Password;
 use crate::kv::server;
 use crate::kv::store::Store;
 use crate::opening;
+use crate::service::Signals;
+use crate::service::announce;
+use crate::service::say;
 use crate::size;
 
 /// The object that holds the tree.
@@ -124,28 +123,25 @@ impl Arguments {
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = arguments.options()?;
     let stop = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::new()?;
     let exposition = arguments.metrics_listen.map(exposition::listen).transpose()?;
     let engine = opening::open_or_make(&arguments.store, arguments.size, arguments.memory).await?;
     let store = Store::open_with(&engine, OBJECT, options.promise).await?;
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("listening on {}", arguments.listen))?;
-    announce(&engine, &store, listener.local_addr()?)?;
+    let ready = format!("listening on {}", listener.local_addr()?);
+    announce(&engine, false, &format!(", {} keys", store.len()), &ready)?;
     let exposing = expose(exposition, stop.clone());
     let serving = server::run(listener, store.clone(), options, stop.clone());
     let signalled = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.any().await;
         stop.cancel();
     };
     tokio::join!(serving, signalled, exposing);
     store.close().await;
     engine.close().await.context("closing the engine")?;
-    println!("closed");
+    say(false, "closed");
     Ok(())
 }
 
@@ -156,20 +152,4 @@ async fn expose(exposition: Option<ExporterFuture>, stop: CancellationToken) {
     {
         tracing::warn!("figures are not served any more: {cause:?}");
     }
-}
-
-fn announce(engine: &Engine, store: &Store, address: SocketAddr) -> std::io::Result<()> {
-    let (backend, recovery) = (engine.backend(), engine.recovery());
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "backend {} ({})", backend.name, backend.reason)?;
-    writeln!(
-        out,
-        "opened in {:.1} ms, {} transactions recovered, {} keys",
-        recovery.elapsed_ns as f64 / 1e6,
-        recovery.transactions,
-        store.len(),
-    )?;
-    // Whoever started the server waits for this line.
-    writeln!(out, "listening on {address}")?;
-    out.flush()
 }

@@ -49,7 +49,8 @@
 //! # Who was asked
 //!
 //! By `block_device_clients_are_served` and `a_file_system_on_an_export_survives_a_kill` (libnbd
-//! 1.14, QEMU 10.0, Linux 6.18); both run again wherever the tools are there, the second with root.
+//! 1.14, QEMU 10.0, Linux 6.18); both run again wherever the tools are there, the second with root and
+//! `FOLIANT_BLOCK_DEVICE=1`, and with fewer operations of `fsx` unless `FOLIANT_FSX_OPERATIONS` says how many.
 //!
 //! | client | what was run | result |
 //! |---|---|---|
@@ -59,6 +60,10 @@
 //! | `qemu-img`, `qemu-io` | a QCOW2 image in an export: `create`, `write`, `check` | no errors |
 //! | `qemu-io` | `write -P`, `-f`, `-z`, `-z -u`, `-z -n -u`, `discard`, `aio_write`, odd offsets, `read -P` of each | as written |
 //! | `qemu-io` | reads beyond the end, opening a read-only export for writing | refused |
+//! | fio 3.33, its engine `nbd` | random writes of 4 KiB, and of 512 bytes to 64 KiB, depth 16, `--verify=crc32c`; a flush by another client, SIGKILL, verified again | no errors |
+//! | `nbdfuse`, loop driver, ext4 | `fsx` 0.3.2 with all its verbs, five seeds of 100,000 operations | as in its memory, `e2fsck -fn` clean |
+//! | the same | fio with and without `--direct=1`; this repository cloned, `git fsck --strict`, `foliant-device` built there | no errors, `e2fsck -fn` clean |
+//! | `nbdfuse`, loop driver, the bare device | `fsx` in block mode, aligned to 512 bytes, five seeds of 100,000 | as in its memory |
 //! | `nbdfuse`, loop driver, ext4 | files written and synced, SIGKILL, mounted again, three times | `e2fsck -fn` clean, all synced files whole |
 //! | `nbdfuse`, loop driver, XFS | the same | `xfs_repair -n` clean, all synced files whole |
 

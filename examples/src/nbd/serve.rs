@@ -4,14 +4,10 @@
 //! explicit word, and that SIGINT and SIGTERM end in a closed engine: clients are told, what they had
 //! begun is answered, everything is synced. Called by the binary.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
-use foliant::Engine;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::nbd::catalog::Catalog;
@@ -20,6 +16,9 @@ use crate::nbd::limits::HANDSHAKE_WAIT;
 use crate::nbd::listen::Address;
 use crate::nbd::manage::StoreArguments;
 use crate::nbd::server;
+use crate::service::Signals;
+use crate::service::announce;
+use crate::service::say;
 
 /// Serves the objects of a store as network block devices.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,12 +64,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
     }
     let stop = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::new()?;
     let engine = arguments.store.open_or_make().await?;
     let listening = format!("listening on {}", arguments.listen);
     let listener = arguments.listen.bind().await.context(listening)?;
-    announce(&engine, &listener.address()?, arguments.quiet)?;
+    let ready = format!("listening on {}", listener.address()?);
+    announce(&engine, arguments.quiet, "", &ready)?;
     let terms = server::Terms {
         connections: arguments.connections,
         idle: arguments.idle_timeout.map(|seconds| Duration::from_secs(seconds.into())),
@@ -79,10 +78,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let catalog = Catalog::new(engine.clone(), arguments.read_only);
     let serving = server::run(listener, catalog, terms, stop.clone());
     let signalled = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.any().await;
         say(arguments.quiet, "stopping");
         stop.cancel();
     };
@@ -90,28 +86,4 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     engine.close().await.context("closing the engine")?;
     say(arguments.quiet, "closed");
     Ok(())
-}
-
-fn say(quiet: bool, what: &str) {
-    if !quiet {
-        // Nobody may be listening any more, and the store is closed all the same.
-        let _ = writeln!(std::io::stdout(), "{what}");
-    }
-}
-
-fn announce(engine: &Engine, address: &Address, quiet: bool) -> std::io::Result<()> {
-    let (backend, recovery) = (engine.backend(), engine.recovery());
-    let mut out = std::io::stdout().lock();
-    if !quiet {
-        writeln!(out, "backend {} ({})", backend.name, backend.reason)?;
-        writeln!(
-            out,
-            "opened in {:.1} ms, {} transactions recovered",
-            recovery.elapsed_ns as f64 / 1e6,
-            recovery.transactions,
-        )?;
-    }
-    // Whoever started the server waits for this line.
-    writeln!(out, "listening on {address}")?;
-    out.flush()
 }

@@ -1,0 +1,57 @@
+//! What the servers of this crate have in common: the signals that end them, and what they say on their way.
+//!
+//! Guarantees that a signal that comes while the store is being opened is not lost, and that nobody has to listen to
+//! what is said, except to the line that says that the server is ready. Called by the commands that serve.
+
+use std::io;
+use std::io::Write;
+
+use foliant::Engine;
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+/// SIGINT and SIGTERM, from when it was made.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Takes both over. Errors: the system does not give them.
+    pub fn new() -> io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for one of them. Dropping the future loses none.
+    pub async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Says something on the way.
+pub fn say(quiet: bool, what: &str) {
+    if !quiet {
+        // Nobody may be listening any more, and the store is closed all the same.
+        let _ = writeln!(io::stdout(), "{what}");
+    }
+}
+
+/// Says how the store was opened, with `more` about what is in it, and that the server is `ready`. Whoever started
+/// it waits for that line.
+pub fn announce(engine: &Engine, quiet: bool, more: &str, ready: &str) -> io::Result<()> {
+    let (backend, recovery) = (engine.backend(), engine.recovery());
+    let mut out = io::stdout().lock();
+    if !quiet {
+        let (ms, transactions) = (recovery.elapsed_ns as f64 / 1e6, recovery.transactions);
+        writeln!(out, "backend {} ({})", backend.name, backend.reason)?;
+        writeln!(out, "opened in {ms:.1} ms, {transactions} transactions recovered{more}")?;
+    }
+    writeln!(out, "{ready}")?;
+    out.flush()
+}
