@@ -59,21 +59,8 @@ impl New {
                 mode |= SET_GROUP_ID;
             }
         }
-        Inode {
-            ino,
-            kind: self.kind,
-            mode,
-            uid: self.uid,
-            gid,
-            nlink: if self.kind == Kind::Directory { 2 } else { 1 },
-            rdev: self.rdev,
-            has_xattrs: false,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            home: Some(home),
-        }
+        let inode = Inode::new(ino, self.kind, mode, (self.uid, gid), now);
+        Inode { rdev: self.rdev, home: Some(home), ..inode }
     }
 }
 

@@ -122,6 +122,25 @@ impl Kind {
 }
 
 impl Inode {
+    /// One that is made now, without content; `owner` is user and group.
+    pub fn new(ino: u64, kind: Kind, mode: u32, owner: (u32, u32), now: Time) -> Self {
+        Self {
+            ino,
+            kind,
+            mode,
+            uid: owner.0,
+            gid: owner.1,
+            nlink: if kind == Kind::Directory { 2 } else { 1 },
+            rdev: 0,
+            has_xattrs: false,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            home: None,
+        }
+    }
+
     /// As the attributes of its object.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = head(INODE, self.ino, self.kind, self.home.as_ref());

@@ -255,21 +255,8 @@ impl Fs {
         let now = change.now;
         let home =
             Home { parent: ask.from, probe: source.place.probe_of(), name: ask.name.to_vec() };
-        let inode = Inode {
-            ino: self.store.next_ino().await?,
-            kind: Kind::Char,
-            mode: 0,
-            uid: ask.by.0,
-            gid: ask.by.1,
-            nlink: 1,
-            rdev: 0,
-            has_xattrs: false,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            home: Some(home),
-        };
+        let ino = self.store.next_ino().await?;
+        let inode = Inode { home: Some(home), ..Inode::new(ino, Kind::Char, 0, ask.by, now) };
         let object = change.transaction.create(&source.key)?;
         change.transaction.set_attributes(&object, &inode.encode())?;
         Ok(())

@@ -258,28 +258,14 @@ pub fn check_name(name: &[u8]) -> Outcome<()> {
 }
 
 /// Makes an empty file system in an empty store; gives its superblock.
-async fn make(engine: &Engine, (uid, gid): (u32, u32)) -> anyhow::Result<Object> {
+async fn make(engine: &Engine, owner: (u32, u32)) -> anyhow::Result<Object> {
     if !engine.list("", 1).await.context("looking at the store")?.is_empty() {
         bail!("the store holds something else than a file system");
     }
     let random = || RandomState::new().build_hasher().finish();
     let seed = Seed(random(), random());
     let now = Time::now();
-    let root = Inode {
-        ino: keys::ROOT_INO,
-        kind: Kind::Directory,
-        mode: 0o755,
-        uid,
-        gid,
-        nlink: 2,
-        rdev: 0,
-        has_xattrs: false,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        home: None,
-    };
+    let root = Inode::new(keys::ROOT_INO, Kind::Directory, 0o755, owner, now);
     let mut transaction = engine.transaction();
     let superblock = transaction.create(keys::SUPERBLOCK)?;
     let granted = keys::ROOT_INO + 1;
