@@ -1,15 +1,29 @@
-//! What the servers of this crate have in common: the signals that end them, and what they say on their way.
+//! What the servers of this crate have in common: the threads they run on, the signals that end them, and what they
+//! say on their way.
 //!
 //! Guarantees that a signal that comes while the store is being opened is not lost, and that nobody has to listen to
 //! what is said, except to the line that says that the server is ready. Called by the commands that serve.
 
 use std::io;
 use std::io::Write;
+use std::thread::available_parallelism;
 
 use foliant::Engine;
+use tokio::runtime::Builder;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+
+/// A runtime with as many worker threads as were asked for, otherwise half of the processors, and at least one.
+///
+/// Half, because the kernel's part of the work (the network, the device) and the clients run beside them: a request
+/// that goes on where it began costs less than one that wakes another processor for its next step.
+pub fn runtime(threads: Option<u16>) -> io::Result<Runtime> {
+    let half = || available_parallelism().map_or(1, |all| all.get() / 2);
+    let threads = threads.map_or_else(half, usize::from);
+    Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build()
+}
 
 /// SIGINT and SIGTERM, from when it was made.
 #[derive(Debug)]

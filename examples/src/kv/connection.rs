@@ -267,7 +267,15 @@ impl Connection {
 
 /// Sends all of `bytes`; a client that takes them too slowly is given up.
 async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
-    let sent = timeout(SEND_WAIT, stream.write_all(bytes)).await;
+    // Mostly there is room for all of it, and nothing to wait for.
+    let sent = match stream.try_write(bytes) {
+        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => 0,
+        sent => sent?,
+    };
+    if sent == bytes.len() {
+        return Ok(());
+    }
+    let sent = timeout(SEND_WAIT, stream.write_all(&bytes[sent..])).await;
     sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 

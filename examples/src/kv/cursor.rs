@@ -3,11 +3,12 @@
 //! Guarantees strictly ascending keys and hence an end, also over damaged pages. Holds one page per
 //! level. Does not go backwards. Called by `store`.
 
+use std::sync::Arc;
+
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::page::Node;
 use crate::kv::page::Stored;
-use crate::kv::page::blank;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::units::Millis;
 use crate::kv::units::Page;
@@ -15,7 +16,7 @@ use crate::kv::units::PageNo;
 
 /// A position between keys.
 pub struct Cursor<'a> {
-    snapshot: &'a Snapshot,
+    snapshot: &'a Snapshot<'a>,
     /// From the root down to a leaf.
     levels: Vec<Level>,
     /// The last key given out; the next one is above it.
@@ -26,14 +27,14 @@ pub struct Cursor<'a> {
 
 struct Level {
     no: PageNo,
-    page: Box<Page>,
+    page: Arc<Page>,
     /// In a leaf the index of the next key, above it the position of the next child.
     next: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// Stands before the first key that is not below `from`.
-    pub async fn seek(snapshot: &'a Snapshot, from: &[u8]) -> Result<Self> {
+    pub async fn seek(snapshot: &'a Snapshot<'a>, from: &[u8]) -> Result<Self> {
         let mut cursor = Self { snapshot, levels: Vec::new(), last: None, visited: 0 };
         cursor.descend(snapshot.root(), Some(from)).await?;
         Ok(cursor)
@@ -47,10 +48,8 @@ impl<'a> Cursor<'a> {
             if self.visited > self.snapshot.pages() {
                 return damaged(no, "the walk has met more pages than there are");
             }
-            let mut page = blank();
-            self.snapshot.read(no, &mut page).await?;
+            let page = self.snapshot.node(no, level).await?;
             let node = Node::open(no, &page)?;
-            node.check_level(level)?;
             let next = match (level, key) {
                 (_, None) => 0,
                 (0, Some(key)) => node.search(key)?.unwrap_or_else(|index| index),

@@ -10,6 +10,7 @@
 //! `tree`, `balance`, `space`, `runs` (as its user) and `writer` (as its owner).
 
 use std::collections::HashMap;
+use std::collections::hash_map;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,12 +20,16 @@ use foliant::Transaction;
 
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
+use crate::kv::ground::Ground;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::node::NodeMut;
 use crate::kv::page::LargeRef;
 use crate::kv::page::Node;
-use crate::kv::page::blank;
+use crate::kv::page::blank_shared;
+use crate::kv::page::copy_of;
+use crate::kv::page::is_inner;
+use crate::kv::page::sole;
 use crate::kv::pinned::Pinned;
 use crate::kv::pinned::overlay;
 use crate::kv::shelf::Shelf;
@@ -50,7 +55,7 @@ const OBJECT_COST: u64 = 512;
 
 /// Changes in the making.
 pub struct Draft<'a> {
-    object: &'a Object,
+    ground: &'a Ground,
     committed: Meta,
     /// The state of the tree after the changes so far.
     pub meta: Meta,
@@ -58,7 +63,6 @@ pub struct Draft<'a> {
     pages: HashMap<PageNo, Entry>,
     dirty: usize,
     log_bytes: u64,
-    shelf: &'a Arc<Shelf>,
     larges: Larges,
 }
 
@@ -90,6 +94,8 @@ pub struct Finished {
     pub transaction: Transaction,
     /// What it changes, as it was.
     pub undo: Undo,
+    /// Every page that it changes; inner ones as they are then.
+    pub changed: Vec<(PageNo, Option<Arc<Page>>)>,
     /// The large values that the tree comes to know.
     pub kept: Vec<Arc<Staged>>,
     /// Those that it lets go of.
@@ -100,19 +106,19 @@ pub struct Finished {
 
 struct Entry {
     /// The committed image. None for a page that no committed state knows.
-    before: Option<Box<Page>>,
+    before: Option<Arc<Page>>,
     /// The image after the changes so far, if there are any.
-    after: Option<Box<Page>>,
+    after: Option<Arc<Page>>,
     /// It was freed by this batch; its content means nothing until it is claimed again.
     free: bool,
 }
 
 impl<'a> Draft<'a> {
     /// No changes yet, on top of the state `committed`.
-    pub fn new(object: &'a Object, shelf: &'a Arc<Shelf>, committed: Meta) -> Self {
+    pub fn new(ground: &'a Ground, committed: Meta) -> Self {
         let pages = HashMap::with_capacity(64);
         let (meta, larges) = (committed, Larges::default());
-        Self { object, committed, meta, pages, dirty: 0, log_bytes: 0, shelf, larges }
+        Self { ground, committed, meta, pages, dirty: 0, log_bytes: 0, larges }
     }
 
     /// Whether a commit would change anything.
@@ -122,7 +128,7 @@ impl<'a> Draft<'a> {
 
     /// Where large values are.
     pub fn shelf(&self) -> &'a Arc<Shelf> {
-        self.shelf
+        &self.ground.shelf
     }
 
     /// The tree comes to know a large value.
@@ -145,7 +151,7 @@ impl<'a> Draft<'a> {
         if let Some(object) = self.larges.objects.get(&id) {
             return Ok(object.clone());
         }
-        let object = self.shelf.open(self.committed.epoch, id).await?;
+        let object = self.shelf().open(self.committed.epoch, id).await?;
         self.larges.objects.insert(id, object.clone());
         Ok(object)
     }
@@ -154,7 +160,7 @@ impl<'a> Draft<'a> {
     pub async fn pin(&mut self, large: LargeRef) -> Result<Pinned> {
         let object = self.object(large.id).await?;
         self.larges.pinned.push(large.id);
-        Ok(self.shelf.pin_planned(object, large, self.larges.replaced.len()))
+        Ok(self.shelf().pin_planned(object, large, self.larges.replaced.len()))
     }
 
     /// Reads a large value as it is after the changes so far; zeroes behind its end.
@@ -202,12 +208,32 @@ impl<'a> Draft<'a> {
         if self.pages.contains_key(&no) {
             return Ok(());
         }
-        let mut page = blank();
+        let mut page = blank_shared();
         let offset = u64::from(no) * PAGE_BYTES as u64;
-        if self.object.read_at(offset, &mut page[..]).await? != PAGE_BYTES {
+        if self.ground.object.read_at(offset, &mut sole(&mut page)[..]).await? != PAGE_BYTES {
             return damaged(no, "the object ends before it");
         }
         self.pages.insert(no, Entry { before: Some(page), after: None, free: false });
+        Ok(())
+    }
+
+    /// The same for an inner node, which may be kept in memory. No commit is on its way while a draft is made.
+    pub async fn load_inner(&mut self, no: PageNo) -> Result<()> {
+        let uppers = &self.ground.uppers;
+        if no < self.meta.pages
+            && let hash_map::Entry::Vacant(place) = self.pages.entry(no)
+            && let Some(page) = uppers.get(no)
+        {
+            place.insert(Entry { before: Some(page), after: None, free: false });
+            return Ok(());
+        }
+        let stamp = uppers.stamp();
+        self.load(no).await?;
+        if let Some(Entry { before: Some(page), after: None, .. }) = self.pages.get(&no)
+            && is_inner(no, page)
+        {
+            uppers.keep(stamp, no, page);
+        }
         Ok(())
     }
 
@@ -232,10 +258,10 @@ impl<'a> Draft<'a> {
             self.dirty += 1;
         }
         let before = &entry.before;
-        entry.after.get_or_insert_with(|| match before {
-            Some(before) => before.clone(),
-            None => blank(),
-        })
+        sole(entry.after.get_or_insert_with(|| match before {
+            Some(before) => copy_of(before),
+            None => blank_shared(),
+        }))
     }
 
     /// The node as it is now.
@@ -253,7 +279,7 @@ impl<'a> Draft<'a> {
         assert!(no >= self.committed.pages, "page {no} is known to readers");
         self.dirty += 1;
         self.log_bytes += PAGE_COST + PAGE_BYTES as u64;
-        let entry = Entry { before: None, after: Some(blank()), free: false };
+        let entry = Entry { before: None, after: Some(blank_shared()), free: false };
         let old = self.pages.insert(no, entry);
         assert!(old.is_none(), "page {no} is fresh twice");
     }
@@ -282,28 +308,32 @@ impl<'a> Draft<'a> {
     /// Errors: `TooLarge` of the engine.
     pub fn into_transaction(self, engine: &Engine) -> Result<Finished> {
         let mut transaction = engine.transaction();
-        let mut undo = Undo::default();
+        let (object, mut undo) = (&self.ground.object, Undo::default());
+        let mut changed = Vec::with_capacity(self.pages.len());
         let (old, new) = (self.committed.encode(), self.meta.encode());
         for (from, to) in changed_ranges(&old, &new) {
-            transaction.write_at(self.object, from as u64, &new[from..to])?;
+            transaction.write_at(object, from as u64, &new[from..to])?;
         }
         for (no, entry) in self.pages {
             let Some(after) = entry.after else { continue };
+            let is_inner = !entry.free && is_inner(no, &after);
             let base = u64::from(no) * PAGE_BYTES as u64;
             let Some(before) = entry.before else {
-                transaction.write_at(self.object, base, &after[..])?;
+                transaction.write_at(object, base, &after[..])?;
+                changed.push((no, is_inner.then_some(after)));
                 continue;
             };
             for (from, to) in changed_ranges(&before[..], &after[..]) {
-                transaction.write_at(self.object, base + from as u64, &after[from..to])?;
+                transaction.write_at(object, base + from as u64, &after[from..to])?;
             }
             undo.pages.insert(no, before);
+            changed.push((no, is_inner.then_some(after)));
         }
         let Larges { objects, kept, buried, patches, replaced, pinned } = self.larges;
         for Patch { id, at, bytes } in patches {
             transaction.write_at(&objects[&id], at as u64, &bytes)?;
         }
-        let (shelf, epoch) = (self.shelf, self.committed.epoch);
+        let (shelf, epoch) = (&self.ground.shelf, self.committed.epoch);
         for id in kept.iter().map(|staged| staged.refer().id) {
             transaction.rename(shelf.name_new(id), shelf.name_live(epoch, id))?;
         }
@@ -311,7 +341,7 @@ impl<'a> Draft<'a> {
             transaction.rename(shelf.name_live(epoch, id), shelf.name_old(id))?;
         }
         undo.larges = replaced;
-        Ok(Finished { transaction, undo, kept, buried, pinned })
+        Ok(Finished { transaction, undo, changed, kept, buried, pinned })
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `draft` | what one batch changes: pages, and large values |
 //! | `space`, `runs`, `path`, `balance`, `tree` | free pages, values in pages, the way down, splits and merges, put and delete |
 //! | `larges` | APPEND and SETRANGE on large values |
+//! | `upper`, `ground` | inner pages in memory, and where the tree lies |
 //! | `view`, `snapshot`, `cursor` | readers that never wait for the writer |
 //! | `plan`, `writer` | many requests, one transaction; several on their way |
 //! | `store` | the map that users see |
@@ -98,6 +99,7 @@ pub mod error;
 mod execute;
 mod exposition;
 mod glob;
+mod ground;
 mod info;
 mod keyspace;
 mod larges;
@@ -128,6 +130,7 @@ mod sweep;
 mod tree;
 mod units;
 mod uploads;
+mod upper;
 pub mod value;
 mod view;
 mod watch;

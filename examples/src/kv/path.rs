@@ -30,7 +30,10 @@ pub async fn descend(draft: &mut Draft<'_>, key: &[u8]) -> Result<Path> {
     let mut steps = Vec::with_capacity(draft.meta.height.into());
     let mut no = draft.meta.root;
     for level in (0..draft.meta.height).rev() {
-        draft.load(no).await?;
+        match level {
+            0 => draft.load(no).await?,
+            _ => draft.load_inner(no).await?,
+        }
         let node = draft.node(no)?;
         node.check_level(level)?;
         if level > 0 {

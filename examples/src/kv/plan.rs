@@ -8,14 +8,13 @@
 //! Does not commit. Called by `writer`.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use foliant::Object;
 
 use crate::kv::draft::Draft;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
+use crate::kv::ground::Ground;
 use crate::kv::larges;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::REPLY_BYTES_MAX;
@@ -33,7 +32,6 @@ use crate::kv::op::When;
 use crate::kv::op::check_key;
 use crate::kv::op::check_value;
 use crate::kv::page::Kind;
-use crate::kv::shelf::Shelf;
 use crate::kv::tree;
 use crate::kv::tree::How;
 use crate::kv::tree::NewValue;
@@ -53,9 +51,7 @@ const GROUP_PAGES: usize = 24;
 #[derive(Clone, Copy)]
 pub(super) struct Place<'o> {
     /// Holds the tree.
-    pub object: &'o Object,
-    /// Holds large values.
-    pub shelf: &'o Arc<Shelf>,
+    pub ground: &'o Ground,
     /// What is told of each change, and asked by conditions.
     pub watches: &'o Watches,
 }
@@ -103,7 +99,7 @@ pub(super) async fn fill<'a>(
     jobs: &mut VecDeque<Job>,
     limits: Limits,
 ) -> Filled<'a> {
-    let mut draft = Draft::new(place.object, place.shelf, meta);
+    let mut draft = Draft::new(place.ground, meta);
     let mut done: Vec<(Job, Vec<Outcome>)> = Vec::new();
     while let Some(job) = jobs.pop_front() {
         if !done.is_empty() && !has_room(&draft, &job.group, limits, done.len()) {

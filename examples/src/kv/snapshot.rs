@@ -1,26 +1,26 @@
 //! Reading one committed state of the tree.
 //!
 //! Guarantees that all pages of a snapshot belong to the same commit. A read whose pages are in the
-//! engine's cache completes on its first poll. Does not retry when the view expires (`store` does)
-//! and keeps no page. Called by `store` and `cursor`.
+//! engine's cache completes on its first poll. Keeps inner pages (`upper`) and no others. Does not retry when
+//! the view expires (`store` does). Called by `store` and `cursor`.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytes::BytesMut;
-use foliant::Object;
 
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
+use crate::kv::ground::Ground;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::op::Entry;
 use crate::kv::page::HEADER;
 use crate::kv::page::Node;
 use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
-use crate::kv::page::blank;
+use crate::kv::page::blank_shared;
+use crate::kv::page::sole;
 use crate::kv::runs;
-use crate::kv::shelf::Shelf;
 use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 use crate::kv::value::Value;
@@ -28,16 +28,15 @@ use crate::kv::view::View;
 
 /// The tree as of one commit.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
-    object: Object,
-    shelf: Arc<Shelf>,
+pub struct Snapshot<'a> {
+    ground: &'a Ground,
     view: Arc<View>,
 }
 
-impl Snapshot {
-    /// Reads `object`, and large values from `shelf`, as of `view`.
-    pub fn new(object: Object, shelf: Arc<Shelf>, view: Arc<View>) -> Self {
-        Self { object, shelf, view }
+impl<'a> Snapshot<'a> {
+    /// Reads `ground` as of `view`.
+    pub fn new(ground: &'a Ground, view: Arc<View>) -> Self {
+        Self { ground, view }
     }
 
     /// Levels of the tree.
@@ -55,30 +54,63 @@ impl Snapshot {
         self.view.meta().root
     }
 
-    /// Reads a page.
-    pub async fn read(&self, no: PageNo, page: &mut Page) -> Result<()> {
-        self.read_pages(no, &mut page[..]).await
+    /// A node of the tree at `level`, 0 being the leaves.
+    pub async fn node(&self, no: PageNo, level: u8) -> Result<Arc<Page>> {
+        let uppers = &self.ground.uppers;
+        self.check(no, 1)?;
+        if level > 0
+            && let Some(kept) = uppers.get(no)
+        {
+            return at_level(no, level, self.view.before(no)?.unwrap_or(kept));
+        }
+        let stamp = (level > 0).then(|| uppers.stamp());
+        let mut page = blank_shared();
+        self.fill(no, &mut sole(&mut page)[..]).await?;
+        if let Some(before) = self.view.before(no)? {
+            return at_level(no, level, before);
+        }
+        let page = at_level(no, level, page)?;
+        if let Some(stamp) = stamp {
+            uppers.keep(stamp, no, &page);
+        }
+        Ok(page)
     }
 
-    async fn read_pages(&self, first: PageNo, bytes: &mut [u8]) -> Result<()> {
-        let count = (bytes.len() / PAGE_BYTES) as u32;
-        if first == 0 || first.checked_add(count).is_none_or(|end| end > self.view.meta().pages) {
+    /// Errors: the pages are none of the tree's.
+    fn check(&self, first: PageNo, count: u32) -> Result<()> {
+        let end = first.checked_add(count);
+        if first == 0 || end.is_none_or(|end| end > self.view.meta().pages) {
             return damaged(first, "a link leads to it, and it is outside of the tree");
         }
-        let read = self.object.read_at(u64::from(first) * PAGE_BYTES as u64, bytes).await?;
-        for (no, page) in (first..).zip(bytes.chunks_exact_mut(PAGE_BYTES)) {
-            self.view.resolve(no, page)?;
+        Ok(())
+    }
+
+    /// Reads pages as the object has them now.
+    async fn fill(&self, first: PageNo, bytes: &mut [u8]) -> Result<()> {
+        let offset = u64::from(first) * PAGE_BYTES as u64;
+        match self.ground.object.read_at(offset, bytes).await? < bytes.len() {
+            // In a state that has gone on, the object may have become shorter: who asks hears that first.
+            true => {
+                self.view.before(first).and_then(|_| damaged(first, "the object ends before it"))
+            }
+            false => Ok(()),
         }
-        if read < bytes.len() {
-            return damaged(first, "the object ends before it");
+    }
+
+    async fn read_run(&self, first: PageNo, bytes: &mut [u8]) -> Result<()> {
+        self.check(first, (bytes.len() / PAGE_BYTES) as u32)?;
+        self.fill(first, bytes).await?;
+        for (no, page) in (first..).zip(bytes.chunks_exact_mut(PAGE_BYTES)) {
+            if let Some(before) = self.view.before(no)? {
+                page.copy_from_slice(&before[..]);
+            }
         }
         Ok(())
     }
 
     /// What a key stands for, ended or not; without its value (empty) if that is not wanted.
     pub async fn get(&self, key: &[u8], wants_value: bool) -> Result<Option<Entry>> {
-        let mut page = blank();
-        let no = self.leaf(key, &mut page).await?;
+        let (no, page) = self.leaf(key).await?;
         let node = Node::open(no, &page)?;
         match node.search(key)? {
             Ok(index) => {
@@ -96,12 +128,10 @@ impl Snapshot {
     /// A key somewhere: `dice` chooses a child on each level and a key of the leaf. None in an empty
     /// tree. Keys of emptier nodes come more often.
     pub async fn any_key(&self, mut dice: impl FnMut() -> u64) -> Result<Option<Bytes>> {
-        let mut page = blank();
         let mut no = self.root();
         for level in (0..self.height()).rev() {
-            self.read(no, &mut page).await?;
+            let page = self.node(no, level).await?;
             let node = Node::open(no, &page)?;
-            node.check_level(level)?;
             if level > 0 {
                 no = node.child((dice() % (node.len() as u64 + 1)) as usize)?;
                 continue;
@@ -117,21 +147,18 @@ impl Snapshot {
 
     /// Brings the pages on the way to a key into the engine's cache.
     pub async fn warm(&self, key: &[u8]) -> Result<()> {
-        self.leaf(key, &mut blank()).await.map(|_| ())
+        self.leaf(key).await.map(|_| ())
     }
 
-    /// Reads the leaf where `key` belongs, and gives its number.
-    async fn leaf(&self, key: &[u8], page: &mut Page) -> Result<PageNo> {
+    /// The leaf where `key` belongs.
+    async fn leaf(&self, key: &[u8]) -> Result<(PageNo, Arc<Page>)> {
         let mut no = self.root();
-        for level in (0..self.height()).rev() {
-            self.read(no, page).await?;
-            let node = Node::open(no, page)?;
-            node.check_level(level)?;
-            if level > 0 {
-                no = node.child(node.position(key)?)?;
-            }
+        for level in (1..self.height()).rev() {
+            let page = self.node(no, level).await?;
+            let node = Node::open(no, &page)?;
+            no = node.child(node.position(key)?)?;
         }
-        Ok(no)
+        Ok((no, self.node(no, 0).await?))
     }
 
     /// The value that a cell says; a large one may be read when the snapshot is gone.
@@ -141,7 +168,7 @@ impl Snapshot {
             Stored::Overflow(run) => Ok(Value::Bytes(self.overflow(run).await?)),
             // Boxed: the way to an object is long, and the future of every read would carry room for it.
             Stored::Large(large) => {
-                Ok(Value::Large(Box::pin(self.shelf.pin(&self.view, large)).await?))
+                Ok(Value::Large(Box::pin(self.ground.shelf.pin(&self.view, large)).await?))
             }
         }
     }
@@ -152,7 +179,7 @@ impl Snapshot {
         while missing > 0 {
             runs::check(run, missing, self.view.meta().pages)?;
             let mut bytes = vec![0; run.pages as usize * PAGE_BYTES];
-            self.read_pages(run.first, &mut bytes).await?;
+            self.read_run(run.first, &mut bytes).await?;
             let Some(page) = bytes.first_chunk() else { break };
             let following = runs::next(run, page)?;
             let part = missing.min(runs::capacity(run.pages));
@@ -162,4 +189,10 @@ impl Snapshot {
         }
         Ok(value.freeze())
     }
+}
+
+/// The page, if it is a node of that level.
+fn at_level(no: PageNo, level: u8, page: Arc<Page>) -> Result<Arc<Page>> {
+    Node::open(no, &page)?.check_level(level)?;
+    Ok(page)
 }

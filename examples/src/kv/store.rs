@@ -26,10 +26,12 @@ use tokio::task::JoinHandle;
 use crate::kv::cursor::Cursor;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
+use crate::kv::ground::Ground;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::QUEUE_REQUESTS_MAX;
 use crate::kv::limits::READ_RETRIES_MAX;
 use crate::kv::limits::STAGED_AT_ONCE;
+use crate::kv::limits::UPPERS_OF_BUDGET;
 use crate::kv::meta::META_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::meta::ROOT_FIRST;
@@ -46,6 +48,7 @@ use crate::kv::removal;
 use crate::kv::shelf::Shelf;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::units::Millis;
+use crate::kv::upper::Uppers;
 use crate::kv::value::New;
 use crate::kv::value::Value;
 use crate::kv::view::Current;
@@ -64,10 +67,9 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     engine: Engine,
-    object: Object,
+    ground: Ground,
     views: Current,
     watches: Arc<Watches>,
-    shelf: Arc<Shelf>,
     /// The writer's queue; none after `close`. Held to clone the sender, never over an await.
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     /// The writer task; taken by the one `close` that waits for it.
@@ -114,15 +116,17 @@ impl Store {
         removal::purge(engine, unfinished).await?;
         shelf.bury(old);
         shelf.bury(earlier);
-        let (state, others) = ((views, meta), (watches.clone(), shelf.clone()));
-        let writer = Writer::new(engine.clone(), object.clone(), state, others, promise);
+        let budget = engine.stats().memory_budget_bytes as usize;
+        let uppers = Arc::new(Uppers::new(budget / UPPERS_OF_BUDGET / PAGE_BYTES));
+        let ground = Ground { object, shelf, uppers };
+        let state = (views, meta);
+        let writer = Writer::new(engine.clone(), ground.clone(), state, watches.clone(), promise);
         let task = tokio::spawn(writer.run(queue));
         let inner = Inner {
             engine: engine.clone(),
-            object,
+            ground,
             views: current,
             watches,
-            shelf,
             queue: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(task)),
         };
@@ -151,7 +155,7 @@ impl Store {
 
     /// Where large values lie.
     pub fn shelf(&self) -> Arc<Shelf> {
-        self.inner.shelf.clone()
+        self.inner.ground.shelf.clone()
     }
 
     /// Who is told of changes.
@@ -164,9 +168,8 @@ impl Store {
         self.len() == 0
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let Inner { object, shelf, views, .. } = &*self.inner;
-        Snapshot::new(object.clone(), shelf.clone(), views.get())
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot::new(&self.inner.ground, self.inner.views.get())
     }
 
     /// The value of a key, all of it in memory.
@@ -306,7 +309,7 @@ impl Store {
 
     /// Checks groups, and writes their large values to their objects, those of several groups at once.
     async fn staged(&self, groups: Vec<Group>) -> Vec<Result<Group>> {
-        let shelf = &self.inner.shelf;
+        let shelf = &self.inner.ground.shelf;
         let check = |group: &Group| group.iter().try_for_each(Op::check);
         if !groups.iter().flatten().any(|op| is_for(shelf, op)) {
             return groups.into_iter().map(|group| check(&group).map(|()| group)).collect();

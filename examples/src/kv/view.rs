@@ -43,7 +43,7 @@ use crate::kv::units::PageNo;
 #[derive(Debug, Default)]
 pub struct Undo {
     /// Old images by page.
-    pub pages: HashMap<PageNo, Box<Page>>,
+    pub pages: HashMap<PageNo, Arc<Page>>,
     /// Bytes of large values, in the order in which they were replaced.
     pub larges: Vec<Old>,
 }
@@ -97,19 +97,20 @@ impl View {
         &self.meta
     }
 
-    /// Turns `page`, as just read from the object, into what it is in this view.
+    /// What `no` is in this view, if that is something else than what was just read from the object.
     ///
     /// Errors: `ViewExpired`.
-    pub fn resolve(&self, no: PageNo, page: &mut [u8]) -> Result<()> {
-        assert_eq!(page.len(), PAGE_BYTES, "one page at a time");
-        let mut following = match self.look(no, page)? {
-            Some(next) => next,
-            None => return Ok(()),
+    pub fn before(&self, no: PageNo) -> Result<Option<Arc<Page>>> {
+        let mut following = match self.look(no)? {
+            Look::Settled(image) => return Ok(image),
+            Look::Ask(next) => next,
         };
-        while let Some(next) = following.look(no, page)? {
-            following = next;
+        loop {
+            following = match following.look(no)? {
+                Look::Settled(image) => return Ok(image),
+                Look::Ask(next) => next,
+            };
         }
-        Ok(())
     }
 
     /// Whether no commit has ended it.
@@ -140,18 +141,24 @@ impl View {
         Ok(state.next.clone())
     }
 
-    /// The view to ask next; none if the page is settled.
-    fn look(&self, no: PageNo, page: &mut [u8]) -> Result<Option<Arc<Self>>> {
+    fn look(&self, no: PageNo) -> Result<Look> {
         let state = self.state.read();
         if state.expired {
             return Err(Error::ViewExpired);
         }
         if let Some(image) = state.undo.as_ref().and_then(|undo| undo.pages.get(&no)) {
-            page.copy_from_slice(&image[..]);
-            return Ok(None);
+            return Ok(Look::Settled(Some(image.clone())));
         }
-        Ok(state.next.clone())
+        Ok(state.next.clone().map_or(Look::Settled(None), Look::Ask))
     }
+}
+
+/// What one view knows of a page.
+enum Look {
+    /// This is what it was, or nothing has changed it.
+    Settled(Option<Arc<Page>>),
+    /// It did not change up to this view.
+    Ask(Arc<View>),
 }
 
 impl Drop for View {
@@ -254,7 +261,7 @@ mod tests {
     use super::*;
 
     fn undo(no: PageNo, byte: u8) -> Undo {
-        let pages = HashMap::from([(no, Box::new([byte; PAGE_BYTES]))]);
+        let pages = HashMap::from([(no, Arc::new([byte; PAGE_BYTES]))]);
         Undo { pages, larges: Vec::new() }
     }
 
@@ -286,14 +293,10 @@ mod tests {
             views.advance(Meta::empty());
         }
         for (n, view) in seen.iter().enumerate() {
-            let mut page = [99; PAGE_BYTES];
-            view.resolve(7, &mut page).unwrap();
-            assert_eq!(page[0], n as u8);
-            view.resolve(8, &mut [99; PAGE_BYTES]).unwrap();
+            assert_eq!(view.before(7).unwrap().map(|page| page[0]), Some(n as u8));
+            assert_eq!(view.before(8).unwrap(), None);
         }
-        let mut page = [99; PAGE_BYTES];
-        views.current().get().resolve(7, &mut page).unwrap();
-        assert_eq!(page[0], 99);
+        assert_eq!(views.current().get().before(7).unwrap(), None);
     }
 
     #[test]
@@ -305,7 +308,7 @@ mod tests {
             views.begin(undo);
             views.advance(Meta::empty());
         }
-        let told = behind.resolve(7, &mut [0; PAGE_BYTES]);
+        let told = behind.before(7);
         assert!(matches!(told, Err(Error::ViewExpired)));
         drop(behind);
     }

@@ -3,7 +3,8 @@
 //! It takes what has gathered in its queue, plans all of it in one draft (or several, where one
 //! transaction would become too large), commits, and goes on with what has gathered meanwhile. A
 //! task per commit waits for durability and then answers. No timers: the batch is what came while
-//! `COMMITS_IN_FLIGHT_MAX` commits were on their way.
+//! `COMMITS_IN_FLIGHT_MAX` commits were on their way, or before the threads had nothing else to do: where
+//! processors are scarce, batches are large, and where the device is slow, nobody waits for others.
 //!
 //! Guarantees: each group is applied whole or not at all; an answer comes after durability; answers
 //! of one client keep its order; what one group does wrong harms no other. On an engine failure all
@@ -21,7 +22,6 @@ use bytes::Bytes;
 use foliant::Commit;
 use foliant::Engine;
 use foliant::ErrorKind;
-use foliant::Object;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,7 @@ use crate::kv::draft::Draft;
 use crate::kv::draft::Finished;
 use crate::kv::error::Error;
 use crate::kv::error::Result;
+use crate::kv::ground::Ground;
 use crate::kv::limits::BATCH_REQUESTS_MAX;
 use crate::kv::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::kv::limits::PAGE_BYTES;
@@ -52,7 +54,6 @@ use crate::kv::plan::Place;
 use crate::kv::plan::Plan;
 use crate::kv::removal;
 use crate::kv::shelf::Grave;
-use crate::kv::shelf::Shelf;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::view::Views;
 use crate::kv::watch::Watches;
@@ -72,11 +73,10 @@ pub struct Request {
 /// The writer's state.
 pub struct Writer {
     engine: Engine,
-    object: Object,
+    ground: Ground,
     views: Views,
     meta: Meta,
     watches: Arc<Watches>,
-    shelf: Arc<Shelf>,
     promise: Promise,
     /// Bounds the commits on their way to durability.
     in_flight: Arc<Semaphore>,
@@ -102,9 +102,9 @@ impl Writer {
     /// A writer on the state `meta`.
     pub fn new(
         engine: Engine,
-        object: Object,
+        ground: Ground,
         (views, meta): (Views, Meta),
-        (watches, shelf): (Arc<Watches>, Arc<Shelf>),
+        watches: Arc<Watches>,
         promise: Promise,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(COMMITS_IN_FLIGHT_MAX));
@@ -112,11 +112,10 @@ impl Writer {
         let newest = watch::Sender::new(None);
         Self {
             engine,
-            object,
+            ground,
             views,
             meta,
             watches,
-            shelf,
             promise,
             in_flight,
             tasks,
@@ -131,7 +130,7 @@ impl Writer {
         if self.promise == Promise::EverySecond {
             self.tasks.spawn(settle_every_second(self.newest.subscribe()));
         }
-        let removing = tokio::spawn(removal::run(self.shelf.clone()));
+        let removing = tokio::spawn(removal::run(self.ground.shelf.clone()));
         let mut batch = Vec::with_capacity(BATCH_REQUESTS_MAX);
         loop {
             let permit = self.in_flight.clone().acquire_owned().await;
@@ -139,13 +138,20 @@ impl Writer {
             if queue.recv_many(&mut batch, BATCH_REQUESTS_MAX).await == 0 {
                 break;
             }
+            // The first request of many wakes this task before the others are in the queue.
+            yield_now().await;
+            while batch.len() < BATCH_REQUESTS_MAX
+                && let Ok(request) = queue.try_recv()
+            {
+                batch.push(request);
+            }
             self.serve(std::mem::take(&mut batch), permit).await;
         }
         // What waits for a next commit ends.
         drop(self.newest);
         self.tasks.close();
         self.tasks.wait().await;
-        self.shelf.close();
+        self.ground.shelf.close();
         if let Err(cause) = removing.await {
             tracing::error!("the removal of large values ended badly: {cause}");
         }
@@ -188,9 +194,8 @@ impl Writer {
         answers: &mut [(oneshot::Sender<Answer>, Answer)],
     ) {
         self.warm(&jobs).await;
-        let (object, shelf, watches) =
-            (self.object.clone(), self.shelf.clone(), self.watches.clone());
-        let place = Place { object: &object, shelf: &shelf, watches: &watches };
+        let (ground, watches) = (self.ground.clone(), self.watches.clone());
+        let place = Place { ground: &ground, watches: &watches };
         let mut most = usize::MAX;
         while !jobs.is_empty() {
             let limits = self.limits(most);
@@ -223,8 +228,7 @@ impl Writer {
         if std::mem::replace(&mut self.misses, misses) == misses || jobs.len() < 2 {
             return;
         }
-        let snapshot =
-            Snapshot::new(self.object.clone(), self.shelf.clone(), self.views.current().get());
+        let snapshot = Snapshot::new(&self.ground, self.views.current().get());
         let ops = jobs.iter().flat_map(|job| &job.group);
         let keys: Vec<Bytes> = ops.flat_map(Op::keys).cloned().collect();
         let reads = keys.into_iter().map(|key| {
@@ -257,16 +261,21 @@ impl Writer {
             }
             Err(cause) => return Fate::Failed(cause),
         };
-        let Finished { transaction, undo, kept, buried, pinned } = finished;
+        let Finished { transaction, undo, changed, kept, buried, pinned } = finished;
         let touched = undo.larges.iter().map(|old| old.id).chain(pinned).collect::<Vec<_>>();
         let replaced = undo.larges.clone();
-        self.shelf.replace(&replaced, || self.views.begin(undo));
+        self.ground.shelf.replace(&replaced, || self.views.begin(undo));
+        self.ground.uppers.begin();
         let committed = transaction.commit().await;
-        if committed.is_ok() {
-            self.meta = meta;
+        match &committed {
+            Ok(_) => {
+                self.meta = meta;
+                self.ground.uppers.end(changed);
+            }
+            Err(_) => self.ground.uppers.end(Vec::new()),
         }
         self.views.advance(self.meta);
-        self.shelf.planned(touched);
+        self.ground.shelf.planned(touched);
         match committed {
             Ok(commit) => {
                 self.newest.send_replace(Some(commit.clone()));
@@ -277,12 +286,13 @@ impl Writer {
         }
         kept.iter().for_each(|staged| staged.keep());
         for id in buried {
-            self.shelf.bury(Grave::One(id, self.shelf.name_old(id).into_bytes()));
+            self.ground.shelf.bury(Grave::One(id, self.ground.shelf.name_old(id).into_bytes()));
         }
-        self.shelf.breathe().await;
+        self.ground.shelf.breathe().await;
         if clear {
-            let [_, _, earlier] = self.shelf.leftovers(meta.epoch);
-            self.shelf.bury(earlier);
+            let [_, _, earlier] = self.ground.shelf.leftovers(meta.epoch);
+            self.ground.shelf.bury(earlier);
+            self.ground.uppers.clear();
             return self.give_room_back().await;
         }
         Fate::Done
@@ -295,8 +305,8 @@ impl Writer {
                 commit.durable().await?;
             }
             self.views.only_current().await;
-            self.object.truncate(u64::from(self.meta.pages) * PAGE_BYTES as u64).await?;
-            self.object.sync().await
+            self.ground.object.truncate(u64::from(self.meta.pages) * PAGE_BYTES as u64).await?;
+            self.ground.object.sync().await
         };
         match work.await {
             Ok(()) => Fate::Done,

@@ -1,0 +1,147 @@
+//! The inner pages of the tree, kept in memory: what every way from the root passes.
+//!
+//! A tree has some hundred leaves to one inner page, so these are few, and most of what a read would copy out
+//! of the engine's cache otherwise. They are those of the latest commit; a reader of an earlier state asks its
+//! view for what was there before, as for every other page.
+//!
+//! ```text
+//!  writer                                    reader
+//!  view.begin(undo), uppers.begin()          takes a page from here, then asks its view; or
+//!  commit                                    stamp, reads the object, keeps the page if since the stamp
+//!  uppers.end(changed), view.advance()         no commit has begun
+//! ```
+//! So what is kept is what the object holds, unless a commit is on its way; then it is what the object held
+//! before, for which nobody asks the view yet.
+//!
+//! Guarantees at most as many pages as it was made for; who finds no room does without. Does not read, and
+//! does not know who is allowed to see what (`view`). Called by `snapshot`, `draft` and `writer`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::kv::units::Page;
+use crate::kv::units::PageNo;
+
+/// Inner pages as of the latest commit.
+#[derive(Debug)]
+pub struct Uppers {
+    most: usize,
+    /// Held for one look, or for the changes of one commit; never over an await.
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pages: HashMap<PageNo, Arc<Page>>,
+    /// Commits that have begun or ended: odd while one is on its way.
+    turns: u64,
+}
+
+/// When a read began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(u64);
+
+impl Uppers {
+    /// None yet, and `most` at most.
+    pub fn new(most: usize) -> Self {
+        Self { most, state: RwLock::default() }
+    }
+
+    /// A page that is kept.
+    pub fn get(&self, no: PageNo) -> Option<Arc<Page>> {
+        self.state.read().pages.get(&no).cloned()
+    }
+
+    /// To be asked before a page is read that is to be kept.
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.state.read().turns)
+    }
+
+    /// Keeps a page as it was read from the object after `stamp`, if it is that of the latest commit.
+    pub fn keep(&self, stamp: Stamp, no: PageNo, page: &Arc<Page>) {
+        let mut state = self.state.write();
+        let is_latest = state.turns == stamp.0 && state.turns.is_multiple_of(2);
+        if is_latest && state.pages.len() < self.most {
+            state.pages.insert(no, page.clone());
+        }
+    }
+
+    /// To be called before a commit changes anything.
+    pub fn begin(&self) {
+        let turns = &mut self.state.write().turns;
+        assert!(turns.is_multiple_of(2), "one commit at a time");
+        *turns += 1;
+    }
+
+    /// To be called when the commit has happened, with all pages that it has changed: inner ones as they are
+    /// now, and none for those that are something else. When it has failed, with nothing.
+    pub fn end(&self, changed: Vec<(PageNo, Option<Arc<Page>>)>) {
+        let state = &mut *self.state.write();
+        assert!(!state.turns.is_multiple_of(2), "a commit ends that has begun");
+        state.turns += 1;
+        for (no, page) in changed {
+            match page {
+                Some(page) if state.pages.len() < self.most || state.pages.contains_key(&no) => {
+                    state.pages.insert(no, page);
+                }
+                _ => drop(state.pages.remove(&no)),
+            }
+        }
+    }
+
+    /// Keeps nothing of what was there.
+    pub fn clear(&self) {
+        self.state.write().pages = HashMap::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::limits::PAGE_BYTES;
+
+    fn page(byte: u8) -> Arc<Page> {
+        Arc::new([byte; PAGE_BYTES])
+    }
+
+    fn kept(uppers: &Uppers, no: PageNo) -> Option<u8> {
+        uppers.get(no).map(|page| page[0])
+    }
+
+    #[test]
+    fn what_a_commit_may_have_passed_is_not_kept() {
+        let uppers = Uppers::new(8);
+        let before = uppers.stamp();
+        uppers.begin();
+        // The first may be of before the commit, the second half of it.
+        let beside = uppers.stamp();
+        for (no, stamp) in [(1, before), (2, beside)] {
+            uppers.keep(stamp, no, &page(1));
+            assert_eq!(kept(&uppers, no), None);
+        }
+        uppers.end(Vec::new());
+        for (no, stamp) in [(1, before), (2, beside)] {
+            uppers.keep(stamp, no, &page(1));
+            assert_eq!(kept(&uppers, no), None);
+        }
+        uppers.keep(uppers.stamp(), 3, &page(3));
+        assert_eq!(kept(&uppers, 3), Some(3));
+    }
+
+    #[test]
+    fn a_commit_replaces_what_it_changed_and_takes_away_what_is_no_inner_page() {
+        let uppers = Uppers::new(2);
+        uppers.keep(uppers.stamp(), 1, &page(1));
+        uppers.keep(uppers.stamp(), 2, &page(2));
+        uppers.keep(uppers.stamp(), 3, &page(3));
+        assert_eq!(kept(&uppers, 3), None, "there is no room");
+        uppers.begin();
+        assert_eq!(kept(&uppers, 1), Some(1), "as long as nobody sees the commit");
+        uppers.end(vec![(1, Some(page(11))), (4, Some(page(4))), (2, None)]);
+        assert_eq!([1, 2, 4].map(|no| kept(&uppers, no)), [Some(11), None, None]);
+        uppers.clear();
+        assert_eq!(kept(&uppers, 1), None);
+    }
+}
