@@ -107,13 +107,20 @@ impl Fs {
         times
     }
 
-    /// Room, holes, zeroes. Errors: EOPNOTSUPP for other modes; ENOSPC before anything is taken.
-    pub async fn allocate(&self, handle: &Handle, offset: u64, len: u64, mode: i32) -> Outcome<()> {
-        let range = range(offset, len)?;
+    /// Room, holes, zeroes for the bytes `range`. `kills`: set-user-ID goes.
+    ///
+    /// Errors: EOPNOTSUPP for other modes; ENOSPC before anything is taken.
+    pub async fn allocate(
+        &self,
+        handle: &Handle,
+        range: Range<u64>,
+        mode: i32,
+        kills: bool,
+    ) -> Outcome<()> {
         let object = &handle.object;
         match mode & !KEEP_SIZE {
             PUNCH_HOLE if mode & KEEP_SIZE != 0 => {
-                self.touch(&handle.node, false).await?;
+                self.touch(&handle.node, kills).await?;
                 return Ok(object.punch(range).await?);
             }
             0 | ZERO_RANGE => {}
@@ -121,7 +128,7 @@ impl Fs {
         }
         self.room.grow().await?;
         self.check_room(object, &range).await?;
-        self.touch(&handle.node, false).await?;
+        self.touch(&handle.node, kills).await?;
         object.preallocate(range.clone()).await?;
         if mode & ZERO_RANGE != 0 {
             object.zero(range.clone()).await?;
@@ -149,7 +156,7 @@ impl Fs {
 }
 
 /// Errors: EFBIG beyond the largest file.
-fn range(offset: u64, len: u64) -> Outcome<Range<u64>> {
+pub fn range(offset: u64, len: u64) -> Outcome<Range<u64>> {
     let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
     Ok(offset..end.ok_or(Fault(Errno::EFBIG))?)
 }

@@ -8,7 +8,9 @@
 //! | ASYNC_DIO, PARALLEL_DIROPS | requests are independent here |
 //! | DO_READDIRPLUS, READDIRPLUS_AUTO | an entry is its inode: its attributes cost nothing |
 //! | CACHE_SYMLINKS, keep cache, an hour's TTL | nothing changes but through this kernel |
-//! | HANDLE_KILLPRIV_V2 | without it each write asks for `security.capability` first |
+//! | HANDLE_KILLPRIV_V2 | without it each write asks for `security.capability` first. What is taken away by that the kernel is told, see `times` |
+//! | BIG_WRITES, MAX_PAGES (the crate's) | requests of up to 1 MiB |
+//! | no PARALLEL_DIRECT_WRITES | it is for files that are past the page cache for good, and so would disagree with maps |
 //! | no POSIX_LOCKS, no FLOCK_LOCKS | the kernel's own are enough for one mount |
 //! | no POSIX_ACL | not kept |
 //! | no EXPORT_SUPPORT | an inode cannot be found by its number alone |
@@ -56,6 +58,7 @@ use fuser::WriteFlags;
 
 use crate::fuse::answer;
 use crate::fuse::attributes::Wanted;
+use crate::fuse::data;
 use crate::fuse::desk::Desk;
 use crate::fuse::fault::Fault;
 use crate::fuse::fault::Outcome;
@@ -529,7 +532,7 @@ impl Filesystem for Server {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -537,11 +540,11 @@ impl Filesystem for Server {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (fs, handles) = (self.fs.clone(), self.handles.clone());
+        let (fs, handles, kills) = (self.fs.clone(), self.handles.clone(), req.uid() != 0);
         self.desk.hand(async move {
             let allocated = async {
                 let handle = handles.get(fh.0)?;
-                fs.allocate(&handle, offset, length, mode).await
+                fs.allocate(&handle, data::range(offset, length)?, mode, kills).await
             };
             answer::empty(reply, allocated.await);
         });

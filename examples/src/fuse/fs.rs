@@ -4,12 +4,14 @@
 //! names. Called by the operations, which are further files with methods of [`Fs`].
 
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use foliant::Object;
 use fuser::Errno;
 use fuser::FileAttr;
 use fuser::FileType;
 use fuser::INodeNo;
+use fuser::Notifier;
 use tokio_util::task::TaskTracker;
 
 use crate::fuse::fault::Fault;
@@ -41,6 +43,8 @@ pub struct Fs {
     pub tree: Arc<tokio::sync::Mutex<()>>,
     /// What goes on behind replies.
     pub tasks: TaskTracker,
+    /// How the kernel hears what it did not ask for; set before it asks for anything.
+    pub kernel: Arc<OnceLock<Notifier>>,
 }
 
 impl Fs {
@@ -51,7 +55,7 @@ impl Fs {
         let nodes = Arc::new(Nodes::default());
         nodes.hold(keys::ROOT_INO, || Node::stored(keys::ROOT_INO, Kind::Directory, root));
         let (store, tree) = (Arc::new(store), Arc::default());
-        Ok(Self { store, nodes, room, tree, tasks: TaskTracker::new() })
+        Ok(Self { store, nodes, room, tree, tasks: TaskTracker::new(), kernel: Arc::default() })
     }
 
     /// The node of an inode that the kernel names, which must be a directory. Errors: ESTALE, ENOTDIR.
@@ -148,6 +152,15 @@ impl Fs {
         }
         meta.window = None;
         Ok(())
+    }
+
+    /// The kernel forgets what it was told of an inode, and asks before it relies on it again.
+    pub fn distrust(&self, ino: u64) {
+        // A negative offset: its pages stay.
+        let told = self.kernel.get().map(|kernel| kernel.inval_inode(INodeNo(ino), -1, 0));
+        if let Some(Err(cause)) = told {
+            tracing::debug!(ino, %cause, "the kernel does not know the inode any more");
+        }
     }
 
     /// What `stat` says. Whoever reads times has seen them: the next write needs others.

@@ -41,6 +41,8 @@
 //! * **A full store says ENOSPC when something is written**, not later; names can still be changed and taken away.
 //!   Through a memory map the kernel learns it when it writes back, and msync or fsync tells.
 //! * **Direct I/O and memory maps agree**: that is the kernel's page cache, which nobody else writes around.
+//! * **Who may do what** is the kernel's to say, by the bits that are kept here (`default_permissions`), for all users.
+//!   Who changes a program of another, by a write, a hole or a cut, takes set-user-ID away before it can run again.
 //!
 //! Not here: `O_TMPFILE` and `syncfs` (the crate does not carry them: `sync` on a mount is not durability, fsync
 //! is), access times other than asked for, POSIX ACLs, quotas, reflinks, handles for NFS. The crate takes times before
@@ -60,6 +62,8 @@
 //! | client | what was run | result |
 //! |---|---|---|
 //! | own exerciser, as `fsx` | reads and writes buffered, direct and mapped, truncate, punch, zero, allocate, fsync, closing, four mounts; 8 MiB of memory; a million operations over five seeds | each byte and each size as in memory, both checkers clean |
+//! | `fsx` 0.3.2 | files small, large and of 1 MiB, maps; a loop device with direct I/O on a file; 48,000 operations over 16 runs | no difference, both checkers clean |
+//! | own calls by four users | 3,000 on a mount and the same on ext4: kinds, modes, owners, links, sizes, bytes, errors | the same |
 //! | own writers, SIGKILL | 40 kills under three writers that sync, link, rename, remove, swap files | all synced files whole, `check` of both kinds clean after each |
 //! | own writers, SIGKILL | 40 open files without a name; times that were seen, and bytes written behind them | all room back; no time over other bytes than were seen with it |
 //! | `tar`, `cp -a`, `rsync -c` | the sources of the engine, there and back | identical |

@@ -121,13 +121,16 @@ async fn finish(fs: &Fs) -> anyhow::Result<()> {
 /// Mounts, and starts to serve.
 async fn begin(directory: &Path, config: Config, fs: &Fs) -> anyhow::Result<BackgroundSession> {
     let server = Server::new(fs.clone(), Desk::new(Handle::current(), fs.tasks.clone()));
-    let directory = directory.to_owned();
+    let (directory, kernel) = (directory.to_owned(), fs.kernel.clone());
     // The handshake waits for the kernel.
     let mounted = tokio::task::spawn_blocking(move || {
         let shown = directory.display().to_string();
-        Session::new(server, &directory, &config)
-            .and_then(Session::spawn)
-            .with_context(|| format!("mounting on {shown}"))
+        let session = Session::new(server, &directory, &config);
+        let spawned = session.and_then(|session| {
+            kernel.get_or_init(|| session.notifier());
+            session.spawn()
+        });
+        spawned.with_context(|| format!("mounting on {shown}"))
     });
     mounted.await.context("mounting")?
 }

@@ -11,6 +11,9 @@
 //! * Whoever asks for the times closes the window: the next write stores its time first, again. So no time that
 //!   was ever seen, and is there after a crash, stands over bytes that were written after it was seen.
 //!
+//! Who writes without the right to it takes set-user-ID away, and the kernel is told so: it learns it neither from the
+//! answer nor when it begins a program.
+//!
 //! The size needs nothing of this: it is the object's, and the engine keeps it with the bytes.
 //!
 //! Called by `data`.
@@ -57,6 +60,11 @@ impl Fs {
         (meta.inode.mtime, meta.inode.ctime) = (now, now);
         let killed = kills && drop_privileges(&mut meta.inode);
         meta.ahead = true;
+        if killed {
+            // It has learned nothing of that by itself, and a program that is begun is not looked at anew: it
+            // would run the new bytes with the rights of the old ones.
+            self.distrust(node.ino);
+        }
         if !killed && meta.window.is_some_and(|end| Instant::now() < end) {
             return Ok(());
         }
