@@ -351,6 +351,11 @@ impl Segment {
         Self { buffer: self.buffer.clone(), range }
     }
 
+    /// Bytes of the arena that cannot be used anew while this lives: more than it shows, if it is a part.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The address the kernel reads from.
     pub(crate) fn as_raw(&self) -> *const u8 {
         self.as_ref().as_ptr()

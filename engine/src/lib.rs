@@ -61,6 +61,7 @@ pub use api::FreeSpace;
 pub use api::Health;
 pub use api::Object;
 pub use api::OpenOptions;
+pub use api::Piece;
 pub use api::RecoveryReport;
 pub use api::Scrub;
 pub use api::ScrubReport;

@@ -18,7 +18,8 @@ use tokio::signal::unix::signal;
 /// A runtime with as many worker threads as were asked for, otherwise half of the processors, and at least one.
 ///
 /// Half, because the kernel's part of the work (the network, the device) and the clients run beside them: a request
-/// that goes on where it began costs less than one that wakes another processor for its next step.
+/// that goes on where it began costs less than one that wakes another processor for its next step. Errors: the
+/// system gives no threads.
 pub fn runtime(threads: Option<u16>) -> io::Result<Runtime> {
     let half = || available_parallelism().map_or(1, |all| all.get() / 2);
     let threads = threads.map_or_else(half, usize::from);

@@ -23,6 +23,7 @@ pub use moves::FreeSpace;
 pub use object::ExtentInfo;
 pub use object::ExtentState;
 pub use object::Object;
+pub use object::Piece;
 pub use options::FormatOptions;
 pub use options::OpenOptions;
 pub use scrub::Damage;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foliant_device::Segment;
 
 use crate::api::handle::Inner;
 use crate::error::Error;
@@ -52,6 +53,16 @@ pub enum ExtentState {
     Mapped,
     /// Stored in the record of the object, which is small.
     Inline,
+}
+
+/// Bytes of an object that lie together in the engine's memory.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// The bytes. They never change: a writer replaces the memory instead.
+    pub bytes: Bytes,
+    /// Bytes of the memory budget that cannot be used anew while the piece or a clone of its bytes lives: all of
+    /// the memory that it is a part of, 2 MiB at most. Pieces of one memory count all of it each.
+    pub held_bytes: usize,
 }
 
 /// One extent of an object; ranges between extents are holes.
@@ -119,6 +130,22 @@ impl Object {
         self.check()?;
         let found = self.open.core().read_shared(&self.reader, range).await?;
         Ok(found.map_or_else(Bytes::new, Bytes::from_owner))
+    }
+
+    /// The bytes of `range`, as far as they lie below the size, in pieces that lie together in memory, in
+    /// order and without a copy; `None` when that cannot be had just now, and then [`Object::read_at`] is the
+    /// way. Commits are seen entirely or not at all.
+    ///
+    /// Each piece keeps [`Piece::held_bytes`] of the memory budget. `range` has at most 2 MiB. Errors: as
+    /// [`Object::read_at`]. Dropping the future has no effect.
+    pub async fn read_pieces(&self, range: Range<u64>) -> Result<Option<Vec<Piece>>> {
+        self.check()?;
+        let pieces = Box::pin(self.open.core().read_pieces(&self.reader, range)).await?;
+        let piece = |segment: Segment| {
+            let held_bytes = segment.held_bytes();
+            Piece { bytes: Bytes::from_owner(segment), held_bytes }
+        };
+        Ok(pieces.map(|pieces| pieces.into_iter().map(piece).collect()))
     }
 
     /// Writes `src` at `offset` into the cache, growing the object if need be; not durable before

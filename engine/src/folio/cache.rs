@@ -130,6 +130,15 @@ impl MappingCache {
         folio.share((range.start - bytes.start) as usize..(range.end - bytes.start) as usize)
     }
 
+    /// As [`MappingCache::share_hit`], but of the start of the range what the first folio holds of it.
+    pub fn share_some(&self, range: &Range<u64>) -> Option<Segment> {
+        let index = self.owner.index.read();
+        let folio = index.covering(range.start / crate::units::BLOCK)?;
+        let bytes = folio.span().bytes();
+        let end = range.end.min(bytes.end);
+        folio.share((range.start - bytes.start) as usize..(end - bytes.start) as usize)
+    }
+
     /// The folio of `block`, locked, if there is one.
     pub async fn find_locked(&self, block: u64) -> Option<FolioLock> {
         loop {

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a bounded number of flights per object, each found by the blocks that it carries; the
 //! oldest makes room, and goes first when somebody waits for memory; those that no reader came for age
-//! and are dropped.
+//! and are dropped. A flight has one reader that lands it; who wants blocks of it meanwhile can wait for
+//! that instead of reading them once more.
 //!
 //! Does not start or end them (`launch` does). Called by `launch` and `bundle`.
 
@@ -14,6 +15,7 @@ use foliant_device::Buffer;
 use crate::error::Result;
 use crate::iomap::contract::Cookie;
 use crate::kit::sync::Mutex;
+use crate::kit::sync::Notify;
 use crate::kit::sync::atomic::AtomicU64;
 use crate::kit::sync::atomic::Ordering;
 use crate::limits::FLIGHTS_MAX;
@@ -40,14 +42,37 @@ pub(super) struct Flight {
     pub legs: Vec<Leg>,
     /// Ticks of the flusher that it has seen.
     pub age: u32,
-    /// The number that [`Flights::add`] gave it.
+    /// The number that [`Flights::start`] gave it.
     pub serial: u64,
 }
 
-impl Flight {
-    fn carries(&self, block: u64) -> bool {
-        self.blocks.start <= block && block < self.blocks.end
+/// What carries a block.
+pub(super) enum Carrier<'a> {
+    /// Nothing does.
+    None,
+    /// A flight that was on its way, and is the caller's to land.
+    Own(Flight, Landing<'a>),
+    /// A flight that somebody is starting or landing.
+    Other,
+}
+
+/// A flight that somebody is starting or landing; it counts as that until this is dropped.
+pub(super) struct Landing<'a> {
+    flights: &'a Flights,
+    serial: u64,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let mut list = self.flights.list.lock();
+        list.landing.retain(|&(serial, _)| serial != self.serial);
+        drop(list);
+        self.flights.landed.notify_waiters();
     }
+}
+
+fn holds(blocks: FileBlocks, block: u64) -> bool {
+    blocks.start <= block && block < blocks.end
 }
 
 /// A flight that was not reached while this many others were started has lost its reader. A reader that
@@ -57,17 +82,27 @@ const LOST_AFTER: u64 = 16;
 /// The flights of one object.
 #[derive(Default)]
 pub(super) struct Flights {
-    /// Pushes and removals in a list of at most [`FLIGHTS_MAX`]; never held across an await.
-    list: Mutex<Vec<Flight>>,
+    /// Pushes and removals in lists of at most [`FLIGHTS_MAX`]; never held across an await.
+    list: Mutex<List>,
     started: AtomicU64,
+    /// A landing ended. One for all of them: whoever waits looks again.
+    landed: Notify,
+}
+
+#[derive(Default)]
+struct List {
+    waiting: Vec<Flight>,
+    /// Numbers and blocks of those that are being started or landed. Each has a reader, who has no more of them.
+    landing: Vec<(u64, FileBlocks)>,
 }
 
 impl Flights {
     /// The first part of `blocks` that none of them carries.
     pub fn without(&self, mut blocks: FileBlocks) -> FileBlocks {
         let list = self.list.lock();
-        for flight in list.iter() {
-            let common = flight.blocks.intersect(blocks);
+        let waiting = list.waiting.iter().map(|flight| flight.blocks);
+        for carried in waiting.chain(list.landing.iter().map(|&(_, blocks)| blocks)) {
+            let common = carried.intersect(blocks);
             match common.start == blocks.start {
                 _ if common.is_empty() => {}
                 true => blocks.start = common.end,
@@ -77,37 +112,65 @@ impl Flights {
         blocks
     }
 
-    /// Takes out the flight that carries `block`.
-    pub fn take(&self, block: u64) -> Option<Flight> {
+    /// What carries `block`; a flight that waited is the caller's from now on.
+    pub fn take(&self, block: u64) -> Carrier<'_> {
         let mut list = self.list.lock();
-        let at = list.iter().position(|flight| flight.carries(block))?;
-        Some(list.remove(at))
+        if let Some(at) = list.waiting.iter().position(|flight| holds(flight.blocks, block)) {
+            let flight = list.waiting.remove(at);
+            list.landing.push((flight.serial, flight.blocks));
+            let serial = flight.serial;
+            return Carrier::Own(flight, Landing { flights: self, serial });
+        }
+        match list.is_landing(block) {
+            true => Carrier::Other,
+            false => Carrier::None,
+        }
     }
 
-    /// Adds a flight; the oldest makes room.
-    pub fn add(&self, mut flight: Flight) {
-        flight.serial = self.started.fetch_add(1, Ordering::Relaxed);
+    /// Claims `blocks` for a flight that is about to be added, so that nobody else starts reads of them.
+    pub fn start(&self, blocks: FileBlocks) -> Landing<'_> {
+        let serial = self.started.fetch_add(1, Ordering::Relaxed);
+        self.list.lock().landing.push((serial, blocks));
+        Landing { flights: self, serial }
+    }
+
+    /// Waits until nobody is starting or landing `block`. Whether it came is another question. The caller
+    /// holds nothing that a landing needs. Dropping the future has no effect.
+    pub async fn landed(&self, block: u64) {
+        loop {
+            let mut landed = std::pin::pin!(self.landed.notified());
+            landed.as_mut().enable();
+            if !self.list.lock().is_landing(block) {
+                return;
+            }
+            landed.await;
+        }
+    }
+
+    /// Adds a flight that was `started`; the oldest makes room.
+    pub fn add(&self, mut flight: Flight, started: Landing<'_>) {
+        flight.serial = started.serial;
         let mut list = self.list.lock();
-        let dropped = (list.len() >= FLIGHTS_MAX).then(|| list.remove(0));
-        list.push(flight);
+        let dropped = (list.waiting.len() >= FLIGHTS_MAX).then(|| list.waiting.remove(0));
+        list.waiting.push(flight);
         drop(list);
-        drop(dropped);
+        drop((dropped, started));
     }
 
     /// How many of `blocks` more can be on their way beside them, if all of them are `most` at most; those
     /// that have lost their readers go.
     pub fn room(&self, blocks: u64, most: u64) -> u64 {
         let mut lost = Vec::new();
-        let mut list = self.list.lock();
+        let waiting = &mut self.list.lock().waiting;
         loop {
-            let lent: u64 = list.iter().map(|flight| flight.blocks.len()).sum();
+            let lent: u64 = waiting.iter().map(|flight| flight.blocks.len()).sum();
             let room = most.saturating_sub(lent);
             let started = self.started.load(Ordering::Relaxed);
             let is_lost = |flight: &Flight| flight.serial + LOST_AFTER <= started;
-            if room >= blocks || !list.first().is_some_and(is_lost) {
+            if room >= blocks || !waiting.first().is_some_and(is_lost) {
                 return room.min(blocks);
             }
-            lost.push(list.remove(0));
+            lost.push(waiting.remove(0));
         }
     }
 
@@ -115,9 +178,9 @@ impl Flights {
     pub fn give_up(&self, blocks: u64) -> u64 {
         let mut given = Vec::new();
         let mut freed = 0;
-        let mut list = self.list.lock();
-        while freed < blocks && !list.is_empty() {
-            let flight = list.remove(0);
+        let waiting = &mut self.list.lock().waiting;
+        while freed < blocks && !waiting.is_empty() {
+            let flight = waiting.remove(0);
             freed += flight.blocks.len();
             given.push(flight);
         }
@@ -127,11 +190,17 @@ impl Flights {
     /// Drops those that have been on their way for `ticks` calls of this.
     pub fn drop_old(&self, ticks: u32) {
         let mut old = Vec::new();
-        let mut list = self.list.lock();
-        for flight in std::mem::take(&mut *list) {
-            let side = if flight.age >= ticks { &mut old } else { &mut *list };
+        let waiting = &mut self.list.lock().waiting;
+        for flight in std::mem::take(waiting) {
+            let side = if flight.age >= ticks { &mut old } else { &mut *waiting };
             side.push(Flight { age: flight.age + 1, ..flight });
         }
+    }
+}
+
+impl List {
+    fn is_landing(&self, block: u64) -> bool {
+        self.landing.iter().any(|&(_, blocks)| holds(blocks, block))
     }
 }
 
@@ -145,17 +214,47 @@ mod tests {
         Flight { blocks, cookie, sampled: blocks, legs: Vec::new(), age: 0, serial: 0 }
     }
 
+    fn add(flights: &Flights, flight: Flight) {
+        let started = flights.start(flight.blocks);
+        flights.add(flight, started);
+    }
+
+    fn is_own(carrier: Carrier<'_>) -> bool {
+        matches!(carrier, Carrier::Own(..))
+    }
+
+    /// Many requests of one stream at once read most of it twice: the first one took the flight, and the
+    /// others found neither that nor what it had not brought yet.
+    #[tokio::test]
+    async fn a_flight_that_is_being_landed_is_waited_for_and_not_started_again() {
+        let flights = Flights::default();
+        let started = flights.start(FileBlocks::new(64, 128));
+        assert!(matches!(flights.take(64), Carrier::Other), "somebody starts it");
+        flights.add(flight(64, 64), started);
+        let Carrier::Own(_, landing) = flights.take(70) else { panic!("nobody has it yet") };
+        assert!(matches!(flights.take(64), Carrier::Other), "somebody has it");
+        assert!(matches!(flights.take(128), Carrier::None));
+        assert_eq!(flights.without(FileBlocks::new(64, 192)), FileBlocks::new(128, 192));
+        let mut waits = Box::pin(flights.landed(127));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        flights.landed(128).await;
+        drop(landing);
+        waits.await;
+        assert!(matches!(flights.take(64), Carrier::None));
+        assert_eq!(flights.without(FileBlocks::new(64, 192)), FileBlocks::new(64, 192));
+    }
+
     /// A reader went away with 1,536 of 1,920 blocks on their way. The windows of the next one were refused
     /// until the flusher had ticked three times: it read at a seventh of the rate.
     #[test]
     fn flights_whose_reader_went_away_make_room_for_those_of_the_next() {
         let flights = Flights::default();
-        (0..3).for_each(|n| flights.add(flight(100_000 + n * 512, 512)));
+        (0..3).for_each(|n| add(&flights, flight(100_000 + n * 512, 512)));
         assert_eq!(flights.room(512, 1920), 384, "they may still be reached");
         for at in 0..LOST_AFTER {
             assert_eq!(flights.room(8, 1920), 8);
-            flights.add(flight(at * 8, 8));
-            flights.take(at * 8);
+            add(&flights, flight(at * 8, 8));
+            assert!(is_own(flights.take(at * 8)));
         }
         assert_eq!(flights.room(512, 1920), 512);
     }
@@ -163,10 +262,10 @@ mod tests {
     #[test]
     fn the_oldest_flights_are_given_up_first_and_no_more_than_are_needed() {
         let flights = Flights::default();
-        (0..4).for_each(|n| flights.add(flight(n * 16, 16)));
+        (0..4).for_each(|n| add(&flights, flight(n * 16, 16)));
         assert_eq!(flights.give_up(17), 32);
-        assert!(flights.take(0).is_none() && flights.take(31).is_none());
-        assert!(flights.take(32).is_some());
+        assert!(!is_own(flights.take(0)) && !is_own(flights.take(31)));
+        assert!(is_own(flights.take(32)));
         assert_eq!(flights.give_up(100), 16);
         assert_eq!(flights.give_up(100), 0);
     }

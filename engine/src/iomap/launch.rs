@@ -64,6 +64,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         let clipped = room < blocks.len();
         let blocks = FileBlocks::new(blocks.start, blocks.start + room);
+        let started = self.flights.start(blocks);
         let legs = Vec::new();
         let mut flight = Flight { blocks, cookie, sampled: piece, legs, age: 0, serial: 0 };
         let mut cursor = Cursor::new(&self.provider, blocks, MapIntent::Read);
@@ -87,7 +88,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
         flight.blocks.end = flight.legs.last().map_or(blocks.start, |leg| leg.blocks.end);
         if !flight.legs.is_empty() {
-            self.flights.add(flight);
+            self.flights.add(flight, started);
         }
         Ok(plentiful && !clipped)
     }

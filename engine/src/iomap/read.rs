@@ -17,6 +17,7 @@ use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::contract::checked_range;
 use crate::iomap::fetch::Fetched;
+use crate::iomap::flight::Carrier;
 use crate::iomap::grip::Grip;
 use crate::iomap::iter::Cursor;
 use crate::iomap::iter::Lease;
@@ -25,6 +26,7 @@ use crate::iomap::retry::Attempts;
 use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
 use crate::kit::lock_order::watched;
+use crate::kit::range_lock::RangeGuard;
 use crate::limits::READ_MISS_BLOCKS_MAX;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -36,6 +38,20 @@ struct Miss {
     first: u64,
     /// The block behind the last one that the reader asked for.
     demand: u64,
+}
+
+/// What a miss brought.
+pub(super) struct Brought {
+    /// Ascending and without gaps, from the one of the first block on.
+    pub folios: Vec<Grip>,
+    /// All blocks up to this one are up to date.
+    pub reached: u64,
+    _held: RangeGuard,
+}
+
+/// The block behind the last one that one miss of `asked` fetches.
+fn demand_of(asked: FileBlocks) -> u64 {
+    asked.end.min(asked.start + READ_MISS_BLOCKS_MAX)
 }
 
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
@@ -135,39 +151,66 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
 
     /// Fetches the block of `at` and what follows; gives back how many bytes it copied.
     async fn miss(&self, reader: &Reader, at: u64, dst: &mut [u8]) -> Result<usize> {
-        Counts::add(&self.counts.misses, 1);
         let asked = FileBlocks::covering(&(at..at + dst.len() as u64));
-        let demand = asked.end.min(asked.start + READ_MISS_BLOCKS_MAX);
-        // Started before anything is waited for: the device works on them meanwhile.
-        let flight = self.flights.take(asked.start);
-        let carried = flight.is_some();
-        self.launch(reader.miss(asked.start, demand - asked.start, carried)).await;
-        if let Some(flight) = flight {
-            self.land(flight).await;
+        if self.approach(reader, asked).await {
             let copied = self.hit(at, dst);
             if copied > 0 {
                 return Ok(copied);
             }
         }
-        let miss = Miss { first: asked.start, demand };
+        let brought = self.bring(asked).await?;
+        Ok(copy_out(&brought.folios, at, dst, brought.reached))
+    }
+
+    /// The first steps of a miss of `asked`: starts what will be wanted next, and lands what carries the first
+    /// block, or waits for who does. Whether something carried it; it need not have come.
+    pub(super) async fn approach(&self, reader: &Reader, asked: FileBlocks) -> bool {
+        Counts::add(&self.counts.misses, 1);
+        let demand = demand_of(asked);
+        let mut carrier = self.flights.take(asked.start);
+        let carried = !matches!(carrier, Carrier::None);
+        // Started before anything is waited for: the device works on them meanwhile.
+        self.launch(reader.miss(asked.start, demand - asked.start, carried)).await;
+        while matches!(carrier, Carrier::Other) {
+            self.flights.landed(asked.start).await;
+            // It came; or it was only started, and waits for whoever is first.
+            carrier = match self.is_cached(asked.start) {
+                true => Carrier::None,
+                false => self.flights.take(asked.start),
+            };
+        }
+        if let Carrier::Own(flight, _landing) = carrier {
+            self.land(flight).await;
+        }
+        carried
+    }
+
+    pub(super) fn is_cached(&self, block: u64) -> bool {
+        let folio = self.cache.find(block);
+        folio.is_some_and(|folio| {
+            let within = (block - folio.index()) as usize;
+            folio.is_uptodate(within..within + 1)
+        })
+    }
+
+    /// The first part of `asked`, at least its first block, up to date in locked folios.
+    pub(super) async fn bring(&self, asked: FileBlocks) -> Result<Brought> {
+        // What is on its way further on comes without being asked for here.
+        let own = self.flights.without(asked);
+        let asked = if own.start == asked.start && !own.is_empty() { own } else { asked };
+        let miss = Miss { first: asked.start, demand: demand_of(asked) };
         let mut attempts = Attempts::default();
         loop {
-            if let Some(copied) = self.try_miss(&mut attempts, miss, at, dst).await? {
-                return Ok(copied);
+            if let Some(brought) = self.try_bring(&mut attempts, miss).await? {
+                return Ok(brought);
             }
         }
     }
 
-    /// One attempt: how many bytes it copied; `None` if the mapping became stale.
-    async fn try_miss(
-        &self,
-        attempts: &mut Attempts,
-        miss: Miss,
-        at: u64,
-        dst: &mut [u8],
-    ) -> Result<Option<usize>> {
+    /// One attempt; `None` if the mapping became stale.
+    async fn try_bring(&self, attempts: &mut Attempts, miss: Miss) -> Result<Option<Brought>> {
         let asked = FileBlocks::new(miss.first, miss.demand);
-        let _held = self.ranges.shared(asked.start..asked.end).await;
+        let held = self.ranges.shared(asked.start..asked.end).await;
         let attempt = self.attempt(attempts).await;
         let leases = self.map_some(asked).await?;
         self.pauses.at(Point::AfterMap).await;
@@ -184,7 +227,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let Fetched::UpTo(reached) = fetched else {
             return Ok(None);
         };
-        Ok(Some(copy_out(&folios, at, dst, reached)))
+        Ok(Some(Brought { folios, reached, _held: held }))
     }
 
     /// The mappings of the first part of a range: a bounded number of them.

@@ -19,9 +19,25 @@ use crate::iomap::bundle::Mapped;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::contract::Transport;
 use crate::iomap::contract::checked_range;
+use crate::kit::lock_order::watched;
 use crate::kit::memory::Purpose;
 use crate::limits::SHARED_READ_BYTES_MAX;
 use crate::units::BLOCK;
+use crate::units::FileBlocks;
+
+/// How often what is missing is fetched before it is given up.
+const FETCHES_FOR_PIECES: usize = 4;
+
+fn checked_share(range: Range<u64>) -> Result<Range<u64>> {
+    let Some(len) = range.end.checked_sub(range.start) else {
+        return Err(Error::invalid(format!("range {range:?} runs backwards")));
+    };
+    if len > SHARED_READ_BYTES_MAX {
+        let why = format!("a shared read of {len} bytes, at most {SHARED_READ_BYTES_MAX}");
+        return Err(Error::invalid(why));
+    }
+    checked_range(range.start, len as usize)
+}
 
 impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// The bytes of `range`, as far as they lie below the size; `None` if none do.
@@ -29,14 +45,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
     /// Errors: `InvalidInput` (also over [`SHARED_READ_BYTES_MAX`]), and those of a read. Dropping
     /// the future has no effect.
     pub async fn read_shared(&self, reader: &Reader, range: Range<u64>) -> Result<Option<Segment>> {
-        let Some(len) = range.end.checked_sub(range.start) else {
-            return Err(Error::invalid(format!("range {range:?} runs backwards")));
-        };
-        if len > SHARED_READ_BYTES_MAX {
-            let why = format!("a shared read of {len} bytes, at most {SHARED_READ_BYTES_MAX}");
-            return Err(Error::invalid(why));
-        }
-        let range = checked_range(range.start, len as usize)?;
+        let range = checked_share(range)?;
         let mut looks = self.looks();
         loop {
             looks.begin().await;
@@ -45,6 +54,71 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 return Ok(shared);
             }
         }
+    }
+
+    /// The bytes of `range`, as far as they lie below the size, in pieces that lie together in memory: those of
+    /// the folios, also of the ones that had to be read first.
+    ///
+    /// `None` when they cannot be shared just now: somebody is about to change them, or they go as they come. It
+    /// does not copy, because one large buffer may not be had while others keep pieces here and there.
+    ///
+    /// Errors and drop as for [`Mapped::read_shared`].
+    pub async fn read_pieces(
+        &self,
+        reader: &Reader,
+        range: Range<u64>,
+    ) -> Result<Option<Vec<Segment>>> {
+        let range = checked_share(range)?;
+        let mut looks = self.looks();
+        loop {
+            looks.begin().await;
+            let pieces = self.pieces_once(reader, &range).await?;
+            if looks.is_whole() {
+                return Ok(pieces);
+            }
+        }
+    }
+
+    /// The same, but a commit may show itself in the middle of it.
+    ///
+    /// Nothing is pinned while this waits: readers that each kept one piece and waited for memory for the next
+    /// could wait for each other.
+    async fn pieces_once(
+        &self,
+        reader: &Reader,
+        range: &Range<u64>,
+    ) -> Result<Option<Vec<Segment>>> {
+        for _ in 0..FETCHES_FOR_PIECES {
+            let range = range.start..range.end.min(self.provider.size());
+            match self.share_all(range.clone()) {
+                Ok(pieces) => return Ok(Some(pieces)),
+                Err(at) if self.is_cached(at / BLOCK) => break,
+                Err(at) => watched(self.fetch_some(reader, at..range.end)).await?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The pieces of `range`; or the first byte that cannot be shared.
+    fn share_all(&self, range: Range<u64>) -> std::result::Result<Vec<Segment>, u64> {
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let piece = self.cache.share_some(&(at..range.end)).ok_or(at)?;
+            at += piece.len() as u64;
+            pieces.push(piece);
+        }
+        Counts::add(&self.counts.hits, pieces.len() as u64);
+        Ok(pieces)
+    }
+
+    /// Brings the first part of `range` into the cache.
+    async fn fetch_some(&self, reader: &Reader, range: Range<u64>) -> Result<()> {
+        let asked = FileBlocks::covering(&range);
+        if self.approach(reader, asked).await && self.is_cached(asked.start) {
+            return Ok(());
+        }
+        self.bring(asked).await.map(drop)
     }
 
     /// The same, but a commit may show itself in the middle of it.

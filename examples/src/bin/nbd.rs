@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use foliant_examples::nbd::manage;
 use foliant_examples::nbd::serve;
+use foliant_examples::service;
 use tracing::Level;
 
 /// Objects of a Foliant store as network block devices.
@@ -29,7 +30,11 @@ fn main() -> ExitCode {
         .with_max_level(if quiet { Level::WARN } else { Level::INFO })
         .with_writer(std::io::stderr)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads = match &arguments {
+        Arguments::Serve(serve) => serve.threads,
+        _ => None,
+    };
+    let runtime = match service::runtime(threads) {
         Ok(runtime) => runtime,
         Err(cause) => {
             eprintln!("nbd: no runtime: {cause}");

@@ -13,11 +13,14 @@ use foliant::ErrorKind;
 use crate::nbd::export::Export;
 use crate::nbd::limits::NAME_BYTES_MAX;
 use crate::nbd::limits::NAMES_PER_PAGE;
+use crate::nbd::limits::PINNED_SHARE;
+use crate::nbd::pins::Pins;
 
 /// The exports of an engine.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     engine: Engine,
+    pins: Pins,
     read_only: bool,
 }
 
@@ -30,7 +33,8 @@ pub fn speakable(name: Vec<u8>) -> Option<String> {
 impl Catalog {
     /// All objects of `engine`; changes are refused if `read_only`.
     pub fn new(engine: Engine, read_only: bool) -> Self {
-        Self { engine, read_only }
+        let pins = Pins::new(engine.stats().memory_budget_bytes / PINNED_SHARE);
+        Self { engine, pins, read_only }
     }
 
     /// The names behind `after`, in order, and where to go on: `None` at the end.
@@ -54,8 +58,8 @@ impl Catalog {
         }
         match self.engine.object(&name).await {
             Ok(object) => {
-                let export = Export::new(self.engine.clone(), object, name, self.read_only);
-                Ok(Some(Arc::new(export)))
+                let (engine, pins) = (self.engine.clone(), self.pins.clone());
+                Ok(Some(Arc::new(Export::new(engine, object, name, pins, self.read_only))))
             }
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(cause),

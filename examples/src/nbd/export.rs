@@ -2,7 +2,7 @@
 //!
 //! | command | verb of the engine |
 //! |---|---|
-//! | READ | `read_at` |
+//! | READ | `read_at`; from 32 KiB on `read_pieces`, sent from the engine's memory |
 //! | WRITE | `write_at`: cached, durable at the next flush |
 //! | WRITE with FUA | up to 64 KiB a transaction of its own, longer a write and `sync` |
 //! | FLUSH | `sync` |
@@ -38,6 +38,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use foliant::Durability;
 use foliant::Engine;
 use foliant::ErrorKind;
@@ -48,7 +49,11 @@ use crate::nbd::errno::Refusal;
 use crate::nbd::limits::CACHE_BYTES_MAX;
 use crate::nbd::limits::CACHE_PIECE_BYTES;
 use crate::nbd::limits::FUA_LOGGED_BYTES_MAX;
+use crate::nbd::limits::PINNED_READ_BYTES_MAX;
+use crate::nbd::limits::REPLY_BYTES_ALONE;
+use crate::nbd::pins::Pins;
 use crate::nbd::reply::Answer;
+use crate::nbd::reply::Payload;
 use crate::nbd::request::Command;
 use crate::nbd::status;
 use crate::nbd::wire;
@@ -62,15 +67,16 @@ pub struct Export {
     engine: Engine,
     object: Object,
     name: String,
+    pins: Pins,
     size: u64,
     read_only: bool,
 }
 
 impl Export {
-    /// Serves `object`, whose size stays what it is now.
-    pub fn new(engine: Engine, object: Object, name: String, read_only: bool) -> Self {
+    /// Serves `object`, whose size stays what it is now. `pins` is what all replies may keep of the engine's memory.
+    pub fn new(engine: Engine, object: Object, name: String, pins: Pins, read_only: bool) -> Self {
         let size = object.size();
-        Self { engine, object, name, size, read_only }
+        Self { engine, object, name, pins, size, read_only }
     }
 
     /// The name of the object.
@@ -123,6 +129,23 @@ impl Export {
         payload: &[u8],
     ) -> Result<Answer, Refusal> {
         match command {
+            Command::Read(range) => self.read(range).await,
+            Command::Write(range) if !fua => {
+                self.object.write_at(range.start, payload).await?;
+                Ok(Answer::Done)
+            }
+            // Boxed, or the future of every read and write would carry room for all of these.
+            other => Box::pin(self.perform_other(other, fua, payload)).await,
+        }
+    }
+
+    async fn perform_other(
+        &self,
+        command: Command,
+        fua: bool,
+        payload: &[u8],
+    ) -> Result<Answer, Refusal> {
+        match command {
             Command::Read(range) => return self.read(range).await,
             Command::Status { range, one } => {
                 return Ok(Answer::Status(status::runs(&self.object, range, one).await?));
@@ -143,14 +166,53 @@ impl Export {
         Ok(Answer::Done)
     }
 
+    /// The answer to a small read whose bytes are cached; `None` to any other command, and then
+    /// [`Export::perform`] is the way.
+    pub fn at_once(&self, command: &Command) -> Option<Answer> {
+        let Command::Read(range) = command else { return None };
+        let len = (range.end - range.start) as usize;
+        if len >= REPLY_BYTES_ALONE {
+            return None;
+        }
+        let mut bytes = vec![0; len];
+        // What goes wrong is found, and told, on the long way.
+        let read = self.object.try_read_at(range.start, &mut bytes).ok()??;
+        let whole = read == len;
+        whole.then(|| Answer::Data { offset: range.start, bytes: Payload::of(bytes) })
+    }
+
     async fn read(&self, range: Range<u64>) -> Result<Answer, Refusal> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        let read = self.object.read_at(range.start, &mut bytes).await?;
-        if read < bytes.len() {
-            let why = format!("the object ends at {}", range.start + read as u64);
+        let len = (range.end - range.start) as usize;
+        let mut found = None;
+        if len >= REPLY_BYTES_ALONE && len as u64 <= PINNED_READ_BYTES_MAX {
+            found = Box::pin(self.read_in_place(range.clone())).await?;
+        }
+        let payload = match found {
+            Some(payload) => payload,
+            None => {
+                let mut bytes = vec![0; len];
+                let read = self.object.read_at(range.start, &mut bytes).await?;
+                bytes.truncate(read);
+                Payload::of(bytes)
+            }
+        };
+        if payload.len() < len {
+            let why = format!("the object ends at {}", range.start + payload.len() as u64);
             return Err(Refusal::new(Errno::Io, why));
         }
-        Ok(Answer::Data { offset: range.start, bytes })
+        Ok(Answer::Data { offset: range.start, bytes: payload })
+    }
+
+    /// The bytes where the engine has them, or a copy when replies keep too much of its memory already; `None`
+    /// when they do not stay for it.
+    async fn read_in_place(&self, range: Range<u64>) -> foliant::Result<Option<Payload>> {
+        let Some(found) = self.object.read_pieces(range).await? else { return Ok(None) };
+        let pin = self.pins.hold(found.iter().map(|piece| piece.held_bytes).sum());
+        let pieces = found.into_iter().map(|piece| match pin {
+            Some(_) => piece.bytes,
+            None => Bytes::copy_from_slice(&piece.bytes),
+        });
+        Ok(Some(Payload { pieces: pieces.collect(), pin }))
     }
 
     async fn write(&self, offset: u64, bytes: &[u8], fua: bool) -> foliant::Result<()> {

@@ -28,6 +28,11 @@ pub const BYTES_IN_FLIGHT_MAX: u32 = PAYLOAD_BYTES_MAX;
 pub const REPLY_BYTES_GATHERED: usize = 256 << 10;
 /// Payloads from this size on are sent from where they lie, without being gathered.
 pub const REPLY_BYTES_ALONE: usize = 32 << 10;
+/// Longest read that is sent from where the engine has it; longer ones are copied out.
+pub const PINNED_READ_BYTES_MAX: u64 = 2 << 20;
+/// Of the engine's memory, at most this part is pinned by replies of all clients; what comes beyond is copied.
+/// Clients may take 30 s to receive, and what they pin is missing to everybody.
+pub const PINNED_SHARE: u64 = 8;
 /// Extents that one BLOCK_STATUS looks at; the client asks again from where the answer ends.
 pub const STATUS_EXTENTS_MAX: usize = 4096;
 /// As much, if only the first run is wanted.
@@ -61,5 +66,6 @@ pub const LINES_WITHIN: Duration = Duration::from_secs(10);
 
 const _: () = assert!(BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_AT_ONCE <= PAYLOAD_BYTES_MAX as usize);
+const _: () = assert!(REPLY_BYTES_ALONE as u64 <= PINNED_READ_BYTES_MAX);
 const _: () = assert!(REPLY_BYTES_ALONE <= REPLY_BYTES_GATHERED);
 const _: () = assert!(FUA_LOGGED_BYTES_MAX < PAYLOAD_BYTES_MAX as usize);

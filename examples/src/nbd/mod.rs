@@ -11,10 +11,11 @@
 //! | file | what it is |
 //! |---|---|
 //! | `limits`, `wire`, `errno` | bounds, the protocol's numbers, failures as clients hear them |
+//! | `pins` | how much of the engine's memory replies may keep |
 //! | `request`, `option`, `reply` | bytes to questions, answers to bytes: pure |
 //! | `stream` | a client's bytes in both directions, each wait bounded |
 //! | `status`, `export`, `catalog` | what is stored where, an object as a disk, the objects of a store |
-//! | `outbox`, `session` | replies out, requests in |
+//! | `outbox`, `running`, `session` | replies out, what waits, requests in |
 //! | `handshake` | which export, and how |
 //! | `listen`, `server` | where clients come in, and who they are together |
 //! | `serve`, `manage` | the commands |
@@ -42,9 +43,17 @@
 //! # Bounds
 //!
 //! A connection has up to 64 requests and 32 MiB on their way, in memory beside the engine's budget; with
-//! 64 connections that is 2 GiB at worst, and `--connections` sets it. Who sends more is not read; who
+//! 64 connections that is 2 GiB at worst, and `--connections` sets it. Reads of 32 KiB to 2 MiB are sent from
+//! the engine's own memory, of which all clients together keep an eighth at most: what is more is copied. Who sends more is not read; who
 //! does not read its replies for 30 s is let go. What clients can make the server log is 20 lines in 10 s of
 //! each kind; the next one says how many were left out. All bounds are in [`limits`].
+//!
+//! # Threads
+//!
+//! All that a client asks for is done by its own task, on one thread at a time: what is cached is answered where it
+//! was read, and what waits for the device by whoever finds that it came. So one connection uses one processor,
+//! and more of them use more, up to `--threads` (half of the processors unless told otherwise, for the
+//! clients need some as well).
 //!
 //! # Who was asked
 //!
@@ -76,8 +85,10 @@ pub mod listen;
 pub mod manage;
 pub mod option;
 mod outbox;
+pub mod pins;
 pub mod reply;
 pub mod request;
+mod running;
 pub mod serve;
 pub mod server;
 mod session;

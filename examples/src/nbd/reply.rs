@@ -4,8 +4,10 @@
 //! and `session`.
 
 use bytes::BufMut;
+use bytes::Bytes;
 
 use crate::nbd::errno::Refusal;
+use crate::nbd::pins::Pin;
 use crate::nbd::wire;
 
 /// Longest sentence in an error.
@@ -20,8 +22,34 @@ pub struct Run {
     pub state: u32,
 }
 
+/// Bytes that follow the head of a reply, and the right to keep them where the engine has them.
+#[derive(Debug, Default)]
+pub struct Payload {
+    /// The bytes, in order.
+    pub pieces: Vec<Bytes>,
+    /// Lives as long as the pieces.
+    pub pin: Option<Pin>,
+}
+
+impl Payload {
+    /// Bytes of its own.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self { pieces: vec![bytes.into()], pin: None }
+    }
+
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.iter().all(Bytes::is_empty)
+    }
+}
+
 /// What a request came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// It is done.
     Done,
@@ -30,7 +58,7 @@ pub enum Answer {
         /// The first one's place.
         offset: u64,
         /// The bytes.
-        bytes: Vec<u8>,
+        bytes: Payload,
     },
     /// What is stored, from the start of the request on.
     Status(Vec<Run>),
@@ -47,9 +75,9 @@ pub struct Style {
 
 impl Style {
     /// The bytes of a reply: its head, and the payload, which is not copied.
-    pub fn encode(self, outcome: Result<Answer, Refusal>) -> (Vec<u8>, Vec<u8>) {
+    pub fn encode(self, outcome: Result<Answer, Refusal>) -> (Vec<u8>, Payload) {
         match outcome {
-            Ok(Answer::Done) => (self.simple(0), Vec::new()),
+            Ok(Answer::Done) => (self.simple(0), Payload::default()),
             Ok(Answer::Data { bytes, .. }) if !self.chunks => (self.simple(0), bytes),
             Ok(Answer::Data { offset, bytes }) => {
                 let mut head = self.chunk(wire::REPLY_OFFSET_DATA, 8 + bytes.len());
@@ -63,16 +91,16 @@ impl Style {
                     head.put_u32(run.len);
                     head.put_u32(run.state);
                 }
-                (head, Vec::new())
+                (head, Payload::default())
             }
-            Err(refusal) if !self.chunks => (self.simple(refusal.errno as u32), Vec::new()),
+            Err(refusal) if !self.chunks => (self.simple(refusal.errno as u32), Payload::default()),
             Err(refusal) => {
                 let why = clipped(&refusal.why);
                 let mut head = self.chunk(wire::REPLY_ERROR, 6 + why.len());
                 head.put_u32(refusal.errno as u32);
                 head.put_u16(why.len() as u16);
                 head.put_slice(why.as_bytes());
-                (head, Vec::new())
+                (head, Payload::default())
             }
         }
     }
@@ -120,10 +148,10 @@ mod tests {
     fn heads_say_what_follows() {
         let (plain, chunks) =
             (Style { cookie: 5, chunks: false }, Style { cookie: 5, chunks: true });
-        let data = || Ok(Answer::Data { offset: 1 << 33, bytes: vec![1, 2, 3] });
+        let data = || Ok(Answer::Data { offset: 1 << 33, bytes: Payload::of(vec![1, 2, 3]) });
         let (head, bytes) = plain.encode(data());
         assert_eq!(head, b"\x67\x44\x66\x98\0\0\0\0\0\0\0\0\0\0\0\x05");
-        assert_eq!(bytes, [1, 2, 3]);
+        assert_eq!(bytes.pieces, [&[1, 2, 3][..]]);
         let (head, bytes) = chunks.encode(data());
         let expected =
             b"\x66\x8e\x33\xef\0\x01\0\x01\0\0\0\0\0\0\0\x05\0\0\0\x0b\0\0\0\x02\0\0\0\0";

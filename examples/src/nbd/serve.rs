@@ -43,6 +43,10 @@ pub struct Arguments {
     /// mounted disk may be silent for days.
     #[arg(long)]
     pub idle_timeout: Option<u32>,
+    /// Worker threads. Default: half of the processors, at least one. A connection is served by one thread at
+    /// a time.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Says where it listens, what fails, and nothing else.
     #[arg(long)]
     pub quiet: bool,

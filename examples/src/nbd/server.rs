@@ -26,6 +26,7 @@ use crate::nbd::limits::STOP_NOTICE;
 use crate::nbd::limits::STOP_WAIT;
 use crate::nbd::listen::Listener;
 use crate::nbd::outbox;
+use crate::nbd::running;
 use crate::nbd::session::Session;
 use crate::nbd::stream::Stream;
 use crate::quiet::Quiet;
@@ -119,9 +120,14 @@ async fn serve(
     }
     // A place for each request that may be on its way: nobody waits to put a reply down.
     let (sender, receiver) = channel(REQUESTS_IN_FLIGHT_MAX);
+    let (begin, begun) = channel(REQUESTS_IN_FLIGHT_MAX);
     let Stream { input, output } = &mut stream;
-    let session = Session::new(input, agreed, sender, stop, terms.idle);
-    tokio::try_join!(session.run(), outbox::run(output, receiver)).map(drop)
+    let session = Session::new(input, agreed, sender, begin, stop, terms.idle);
+    let running = async {
+        running::run(begun).await;
+        Ok(())
+    };
+    tokio::try_join!(session.run(), running, outbox::run(output, receiver)).map(drop)
 }
 
 async fn stopped(stop: &CancellationToken) {

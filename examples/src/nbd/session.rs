@@ -1,13 +1,14 @@
 //! The transmission phase of one client: requests in, each on its own, replies as they are ready.
 //!
 //! A request that the cache can serve is done at once, where it was read; one that has to wait
-//! becomes a task. The protocol gives no order to requests on their way: a client that wants one
+//! goes to `running`. The protocol gives no order to requests on their way: a client that wants one
 //! waits for the first reply.
 //!
 //! Guarantees: at most `REQUESTS_IN_FLIGHT_MAX` requests and `BYTES_IN_FLIGHT_MAX` bytes of a client
 //! at once; a refused write is read to its end, so that the next request is found; what was begun is
 //! answered when the client goes, or closes its half, and when the server stops. After a stop what
-//! still comes hears ESHUTDOWN for `STOP_NOTICE`. Does not send; `outbox` does. Called by `server`.
+//! still comes hears ESHUTDOWN for `STOP_NOTICE`. Does not send; `outbox` does. Does not drive
+//! what waits; `running` does. Called by `server`.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use futures_util::poll;
 use tokio::io::AsyncBufReadExt;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout_at;
@@ -39,6 +39,7 @@ use crate::nbd::request::Command;
 use crate::nbd::request::HEADER_BYTES;
 use crate::nbd::request::Header;
 use crate::nbd::request::Terms;
+use crate::nbd::running::Work;
 use crate::nbd::stream;
 use crate::nbd::stream::Input;
 use crate::nbd::wire;
@@ -69,8 +70,8 @@ pub struct Session<'a> {
     replies: Sender<Reply>,
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    /// Requests that wait for the device. Dropping the session ends them.
-    running: JoinSet<()>,
+    /// Where requests go that wait for the device.
+    running: Sender<Work>,
     stop: CancellationToken,
     /// Until when what comes hears that the server stops.
     notice: Option<Instant>,
@@ -83,6 +84,7 @@ impl<'a> Session<'a> {
         input: &'a mut Input,
         agreed: Agreed,
         replies: Sender<Reply>,
+        running: Sender<Work>,
         stop: CancellationToken,
         idle: Option<Duration>,
     ) -> Self {
@@ -96,14 +98,14 @@ impl<'a> Session<'a> {
             replies,
             places: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX)),
             bytes: Arc::new(Semaphore::new(BYTES_IN_FLIGHT_MAX as usize)),
-            running: JoinSet::new(),
+            running,
             stop,
             notice: None,
             idle,
         }
     }
 
-    /// Serves the client until it goes or the server stops, and what was begun to its end.
+    /// Serves the client until it goes or the server stops; what was begun goes on elsewhere.
     ///
     /// Errors: those of the socket, and a client that is out of step.
     pub async fn run(mut self) -> io::Result<()> {
@@ -114,12 +116,8 @@ impl<'a> Session<'a> {
             if !self.serve(header).await? {
                 break;
             }
-            self.reap()?;
             // Hits never wait: without this one deep queue would keep its worker.
             tokio::task::consume_budget().await;
-        }
-        while let Some(ended) = self.running.join_next().await {
-            ended?;
         }
         Ok(())
     }
@@ -204,8 +202,13 @@ impl<'a> Session<'a> {
         style: Style,
         room: Room,
     ) -> io::Result<()> {
+        if let Some(answer) = self.export.at_once(&command) {
+            let (head, payload) = style.encode(Ok(answer));
+            post(&self.replies, Reply { head, payload, room }).await;
+            return Ok(());
+        }
         let (export, replies) = (self.export.clone(), self.replies.clone());
-        let mut work = Box::pin(async move {
+        let mut work: Work = Box::pin(async move {
             let outcome = export.perform(command, header.is_fua(), &payload).await;
             if let Err(refusal) = &outcome
                 && let Some(left_out) = FAILED.may()
@@ -215,16 +218,8 @@ impl<'a> Session<'a> {
             let (head, payload) = style.encode(outcome);
             post(&replies, Reply { head, payload, room }).await;
         });
-        if poll!(&mut work).is_pending() {
-            self.running.spawn(work);
-        }
-        Ok(())
-    }
-
-    /// Errors: a request ended in a panic, and its client would wait for ever.
-    fn reap(&mut self) -> io::Result<()> {
-        while let Some(ended) = self.running.try_join_next() {
-            ended?;
+        if poll!(&mut work).is_pending() && self.running.send(work).await.is_err() {
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
     }

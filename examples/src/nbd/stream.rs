@@ -3,9 +3,13 @@
 //! Guarantees that no read or write of a frame waits for ever: each piece of a frame that has begun
 //! has a bound. Does not understand frames. Called by `handshake`, `session` and `outbox`.
 
+use std::collections::VecDeque;
 use std::io;
+use std::io::IoSlice;
 use std::time::Duration;
 
+use bytes::Buf;
+use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
@@ -87,6 +91,88 @@ pub async fn send(output: &mut Output, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// The same for bytes in several places, which go with one system call if the socket takes them.
+pub async fn send_parts(output: &mut Output, parts: &mut Parts) -> io::Result<()> {
+    while parts.has_remaining() {
+        let left = parts.remaining().saturating_sub(PIECE_BYTES);
+        let piece = async {
+            while parts.remaining() > left {
+                if output.write_buf(parts).await? == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+            }
+            Ok(())
+        };
+        within(SEND_WAIT, piece).await?;
+    }
+    Ok(())
+}
+
+/// Bytes in several places, none of them empty.
+#[derive(Debug, Default)]
+pub struct Parts(VecDeque<Bytes>);
+
+impl Parts {
+    /// Appends `part`.
+    pub fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.0.push_back(part);
+        }
+    }
+}
+
+impl Buf for Parts {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |part| part.as_ref())
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let pairs = slices.iter_mut().zip(&self.0);
+        pairs.map(|(slice, part)| *slice = IoSlice::new(part)).count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while count > 0 {
+            let first = self.0.front_mut().expect("no more than there is");
+            let gone = count.min(first.len());
+            first.advance(gone);
+            count -= gone;
+            if first.is_empty() {
+                self.0.pop_front();
+            }
+        }
+    }
+}
+
 async fn within<T>(bound: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(bound, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_one_run_of_bytes() {
+        let mut parts = Parts::default();
+        for part in [&b"abc"[..], b"", b"d", b"efgh"] {
+            parts.push(Bytes::from_static(part));
+        }
+        let mut seen = Vec::new();
+        for step in [1, 2, 3, 0, 2] {
+            assert_eq!(parts.remaining() + seen.len(), 8);
+            let mut slices = [IoSlice::new(&[]); 4];
+            let filled = parts.chunks_vectored(&mut slices);
+            let whole: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
+            assert!(whole.starts_with(parts.chunk()));
+            assert_eq!([seen.as_slice(), &whole].concat(), b"abcdefgh");
+            seen.extend(&whole[..step]);
+            parts.advance(step);
+        }
+        assert!(!parts.has_remaining());
+    }
 }

@@ -6,6 +6,9 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
+use foliant_device::Segment;
+use futures_util::future::join_all;
+
 use crate::error::ErrorKind;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::mock::MockProvider;
@@ -17,9 +20,14 @@ use crate::iomap::testkit::block_on;
 use crate::iomap::testkit::mock_room;
 use crate::iomap::testkit::poll_times;
 use crate::kit::memory::Purpose;
+use crate::limits::SHARED_READ_BYTES_MAX;
 use crate::units::BLOCK;
 
 const BLOCKS: u64 = 1000;
+
+fn joined(pieces: &[Segment]) -> Vec<u8> {
+    pieces.iter().flat_map(|piece| piece.to_vec()).collect()
+}
 
 /// An object of [`BLOCKS`] blocks on the device, nothing cached.
 async fn stored() -> Room<MockProvider> {
@@ -66,6 +74,85 @@ fn a_stream_needs_few_device_reads_and_they_grow() {
         let total: u64 = reads.iter().map(|&(_, count)| count).sum();
         assert_eq!(total, BLOCKS, "every block is read once");
         assert!(room.mapped.counts().totals().blocks_read_ahead > BLOCKS / 2);
+    });
+}
+
+/// A client with a deep queue asks for a stream in many pieces at once. The first one that reached a flight took
+/// it, and the others read its blocks once more: 1.7 times as much as there is.
+#[test]
+fn a_stream_of_many_requests_at_once_reads_every_block_once() {
+    block_on(async {
+        const AT_ONCE: u64 = 8;
+        const PIECE: u64 = 5;
+        for shared in [false, true] {
+            let room = stored().await;
+            room.yield_everywhere();
+            for first in (0..BLOCKS).step_by((AT_ONCE * PIECE) as usize) {
+                let reads = (0..AT_ONCE).map(|number| {
+                    let (room, block) = (&room, first + number * PIECE);
+                    async move {
+                        let range = block * BLOCK..(block + PIECE) * BLOCK;
+                        let bytes = if shared {
+                            let reader = &room.mapped.ahead;
+                            joined(&room.mapped.read_pieces(reader, range).await.unwrap().unwrap())
+                        } else {
+                            let mut bytes = vec![0; (PIECE * BLOCK) as usize];
+                            room.mapped.read_at(range.start, &mut bytes).await.unwrap();
+                            bytes
+                        };
+                        for (at, bytes) in (block..).zip(bytes.chunks(BLOCK as usize)) {
+                            assert!(bytes.iter().all(|&byte| byte == at as u8), "block {at}");
+                        }
+                    }
+                });
+                join_all(reads).await;
+            }
+            let reads = room.transport.with(|t| t.reads.clone());
+            let total: u64 = reads.iter().map(|&(_, count)| count).sum();
+            assert_eq!(total, BLOCKS, "every block is read once");
+            assert!(room.mapped.counts().totals().blocks_read_ahead > BLOCKS / 2);
+            room.expect_unlocked();
+        }
+    });
+}
+
+#[test]
+fn pieces_are_the_bytes_of_the_range_in_the_memory_of_the_cache() {
+    block_on(async {
+        let room = stored().await;
+        let reader = &room.mapped.ahead;
+        let mut model: Vec<u8> =
+            (0..BLOCKS).flat_map(|block| vec![block as u8; BLOCK as usize]).collect();
+        let mut random = Random::new(17);
+        for round in 0..200 {
+            let len = 1 + random.below(60 * BLOCK);
+            let start = random.below(BLOCKS * BLOCK - len);
+            let (from, to) = (start as usize, (start + len) as usize);
+            if round % 3 == 0 {
+                let bytes = random.bytes(len as usize);
+                room.mapped.write_at(start, &bytes).await.unwrap();
+                model[from..to].copy_from_slice(&bytes);
+            }
+            let pieces =
+                room.mapped.read_pieces(reader, start..start + len).await.unwrap().unwrap();
+            assert!(joined(&pieces) == model[from..to], "bytes {start} and {len} more");
+            // A second look finds the same memory.
+            let again = room.mapped.read_pieces(reader, start..start + len).await.unwrap().unwrap();
+            let places = |pieces: &[Segment]| pieces.iter().map(|p| p.as_ptr()).collect::<Vec<_>>();
+            assert_eq!(places(&pieces), places(&again));
+        }
+        // Short at the end, nothing behind it, and refused where a read is.
+        let end = BLOCKS * BLOCK;
+        let last = room.mapped.read_pieces(reader, end - 3..end + 9).await.unwrap().unwrap();
+        assert_eq!(joined(&last), model[model.len() - 3..]);
+        assert!(room.mapped.read_pieces(reader, end..end + 9).await.unwrap().unwrap().is_empty());
+        let wrong = room.mapped.read_pieces(reader, 0..SHARED_READ_BYTES_MAX + 1).await;
+        assert_eq!(wrong.unwrap_err().kind(), ErrorKind::InvalidInput);
+        // What is kept stays as it is, whatever is written.
+        let kept = room.mapped.read_pieces(reader, 0..3 * BLOCK).await.unwrap().unwrap();
+        room.mapped.write_at(0, &[0xee; 2 * BLOCK as usize]).await.unwrap();
+        assert!(joined(&kept) == model[..3 * BLOCK as usize]);
+        room.expect_unlocked();
     });
 }
 
@@ -148,7 +235,7 @@ fn many_readers_of_one_block_read_it_once() {
             room.mapped.read_at(9 * BLOCK, &mut bytes).await.unwrap();
             assert!(bytes.iter().all(|&b| b == 9));
         });
-        futures_util::future::join_all(reads).await;
+        join_all(reads).await;
         assert_eq!(room.transport.with(|t| t.reads.len()), 1);
     });
 }
