@@ -11,10 +11,6 @@ use foliant_examples::kv::serve;
 use foliant_examples::service;
 use tracing::Level;
 
-/// Pages of 4 KiB come and go with each change: the C library's allocator takes a seventh of the time of a SET.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A durable ordered key-value store on Foliant.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -32,7 +28,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_max_level(Level::WARN).with_writer(std::io::stderr).init();
     let runtime = match &arguments {
-        Arguments::Serve(arguments) => service::runtime(arguments.threads),
+        // Each client is a task, and a deep pipeline of reads keeps one thread busy: all processors, unless told.
+        Arguments::Serve(serve::Arguments { threads: threads @ Some(_), .. }) => {
+            service::runtime(*threads)
+        }
         _ => tokio::runtime::Runtime::new(),
     };
     let runtime = match runtime {

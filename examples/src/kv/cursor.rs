@@ -3,15 +3,13 @@
 //! Guarantees strictly ascending keys and hence an end, also over damaged pages. Holds one page per
 //! level. Does not go backwards. Called by `store`.
 
-use std::sync::Arc;
-
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
+use crate::kv::image::Image;
 use crate::kv::page::Node;
 use crate::kv::page::Stored;
 use crate::kv::snapshot::Snapshot;
 use crate::kv::units::Millis;
-use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 
 /// A position between keys.
@@ -27,7 +25,7 @@ pub struct Cursor<'a> {
 
 struct Level {
     no: PageNo,
-    page: Arc<Page>,
+    page: Image,
     /// In a leaf the index of the next key, above it the position of the next child.
     next: usize,
 }

@@ -21,15 +21,13 @@ use foliant::Transaction;
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::ground::Ground;
+use crate::kv::image::Image;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::meta::Meta;
 use crate::kv::node::NodeMut;
 use crate::kv::page::LargeRef;
 use crate::kv::page::Node;
-use crate::kv::page::blank_shared;
-use crate::kv::page::copy_of;
 use crate::kv::page::is_inner;
-use crate::kv::page::sole;
 use crate::kv::pinned::Pinned;
 use crate::kv::pinned::overlay;
 use crate::kv::shelf::Shelf;
@@ -95,7 +93,7 @@ pub struct Finished {
     /// What it changes, as it was.
     pub undo: Undo,
     /// Every page that it changes; inner ones as they are then.
-    pub changed: Vec<(PageNo, Option<Arc<Page>>)>,
+    pub changed: Vec<(PageNo, Option<Image>)>,
     /// The large values that the tree comes to know.
     pub kept: Vec<Arc<Staged>>,
     /// Those that it lets go of.
@@ -106,9 +104,9 @@ pub struct Finished {
 
 struct Entry {
     /// The committed image. None for a page that no committed state knows.
-    before: Option<Arc<Page>>,
+    before: Option<Image>,
     /// The image after the changes so far, if there are any.
-    after: Option<Arc<Page>>,
+    after: Option<Image>,
     /// It was freed by this batch; its content means nothing until it is claimed again.
     free: bool,
 }
@@ -208,9 +206,9 @@ impl<'a> Draft<'a> {
         if self.pages.contains_key(&no) {
             return Ok(());
         }
-        let mut page = blank_shared();
+        let mut page = Image::to_fill();
         let offset = u64::from(no) * PAGE_BYTES as u64;
-        if self.ground.object.read_at(offset, &mut sole(&mut page)[..]).await? != PAGE_BYTES {
+        if self.ground.object.read_at(offset, &mut page.sole()[..]).await? != PAGE_BYTES {
             return damaged(no, "the object ends before it");
         }
         self.pages.insert(no, Entry { before: Some(page), after: None, free: false });
@@ -258,10 +256,11 @@ impl<'a> Draft<'a> {
             self.dirty += 1;
         }
         let before = &entry.before;
-        sole(entry.after.get_or_insert_with(|| match before {
-            Some(before) => copy_of(before),
-            None => blank_shared(),
-        }))
+        let after = entry.after.get_or_insert_with(|| match before {
+            Some(before) => before.copied(),
+            None => Image::blank(),
+        });
+        after.sole()
     }
 
     /// The node as it is now.
@@ -279,7 +278,7 @@ impl<'a> Draft<'a> {
         assert!(no >= self.committed.pages, "page {no} is known to readers");
         self.dirty += 1;
         self.log_bytes += PAGE_COST + PAGE_BYTES as u64;
-        let entry = Entry { before: None, after: Some(blank_shared()), free: false };
+        let entry = Entry { before: None, after: Some(Image::blank()), free: false };
         let old = self.pages.insert(no, entry);
         assert!(old.is_none(), "page {no} is fresh twice");
     }

@@ -52,6 +52,8 @@ pub const VIEWS_BYTES_MAX: usize = 16 << 20;
 pub const VIEWS_BEHIND_MAX: usize = 512;
 /// Inner pages that are kept in memory, beside the engine: at most its budget divided by this.
 pub const UPPERS_OF_BUDGET: usize = 16;
+/// Unused pages that a thread keeps for its next ones: as many as its processor may have in its own cache.
+pub const IMAGES_SPARE: usize = 128;
 /// How often a read that was overtaken by that many commits starts again.
 pub const READ_RETRIES_MAX: u32 = 16;
 

@@ -6,7 +6,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `limits`, `units`, `error`, `op` | bounds, words, failures, what is asked for |
-//! | `page`, `node`, `meta` | bytes to cells and back: pure |
+//! | `image`, `page`, `node`, `meta` | pages in memory; bytes to cells and back: pure |
 //! | `value`, `pinned`, `shelf`, `removal` | large values: objects of their own, who reads them, and how they go |
 //! | `draft` | what one batch changes: pages, and large values |
 //! | `space`, `runs`, `path`, `balance`, `tree` | free pages, values in pages, the way down, splits and merges, put and delete |
@@ -100,6 +100,7 @@ mod execute;
 mod exposition;
 mod glob;
 mod ground;
+mod image;
 mod info;
 mod keyspace;
 mod larges;

@@ -18,9 +18,6 @@
 //! is `Damaged`. Does not checksum (the engine does) and does no I/O. Called by `node`, `tree`,
 //! `snapshot` and `cursor`.
 
-use std::sync::Arc;
-use std::sync::LazyLock;
-
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::limits::CELL_BYTES_MAX;
@@ -60,24 +57,6 @@ pub enum Kind {
 /// An empty page.
 pub fn blank() -> Box<Page> {
     Box::new([0; PAGE_BYTES])
-}
-
-/// An empty page that can be shared when it is filled.
-pub fn blank_shared() -> Arc<Page> {
-    static BLANK: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new([0; PAGE_BYTES]));
-    copy_of(&BLANK)
-}
-
-/// A copy to be changed. Made in its place, where `Arc::new` would copy it once more.
-pub fn copy_of(page: &Arc<Page>) -> Arc<Page> {
-    let mut copy = page.clone();
-    Arc::make_mut(&mut copy);
-    copy
-}
-
-/// A page to fill, which nobody shares yet.
-pub fn sole(page: &mut Arc<Page>) -> &mut Page {
-    Arc::get_mut(page).expect("the page was not handed out")
 }
 
 /// Whether it looks like a sound node with children.

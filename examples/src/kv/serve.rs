@@ -60,7 +60,7 @@ pub struct Arguments {
     /// Seconds after which a client that says nothing is let go; 0 is never.
     #[arg(long, default_value_t = 0)]
     pub idle_timeout: u64,
-    /// Threads that serve; without it half of the processors.
+    /// Threads that serve; without it as many as there are processors.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Where Prometheus finds figures, over HTTP and without a password.

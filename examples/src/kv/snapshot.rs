@@ -12,16 +12,14 @@ use bytes::BytesMut;
 use crate::kv::error::Result;
 use crate::kv::error::damaged;
 use crate::kv::ground::Ground;
+use crate::kv::image::Image;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::op::Entry;
 use crate::kv::page::HEADER;
 use crate::kv::page::Node;
 use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
-use crate::kv::page::blank_shared;
-use crate::kv::page::sole;
 use crate::kv::runs;
-use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 use crate::kv::value::Value;
 use crate::kv::view::View;
@@ -55,7 +53,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// A node of the tree at `level`, 0 being the leaves.
-    pub async fn node(&self, no: PageNo, level: u8) -> Result<Arc<Page>> {
+    pub async fn node(&self, no: PageNo, level: u8) -> Result<Image> {
         let uppers = &self.ground.uppers;
         self.check(no, 1)?;
         if level > 0
@@ -64,8 +62,8 @@ impl<'a> Snapshot<'a> {
             return at_level(no, level, self.view.before(no)?.unwrap_or(kept));
         }
         let stamp = (level > 0).then(|| uppers.stamp());
-        let mut page = blank_shared();
-        self.fill(no, &mut sole(&mut page)[..]).await?;
+        let mut page = Image::to_fill();
+        self.fill(no, &mut page.sole()[..]).await?;
         if let Some(before) = self.view.before(no)? {
             return at_level(no, level, before);
         }
@@ -151,7 +149,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// The leaf where `key` belongs.
-    async fn leaf(&self, key: &[u8]) -> Result<(PageNo, Arc<Page>)> {
+    async fn leaf(&self, key: &[u8]) -> Result<(PageNo, Image)> {
         let mut no = self.root();
         for level in (1..self.height()).rev() {
             let page = self.node(no, level).await?;
@@ -192,7 +190,7 @@ impl<'a> Snapshot<'a> {
 }
 
 /// The page, if it is a node of that level.
-fn at_level(no: PageNo, level: u8, page: Arc<Page>) -> Result<Arc<Page>> {
+fn at_level(no: PageNo, level: u8, page: Image) -> Result<Image> {
     Node::open(no, &page)?.check_level(level)?;
     Ok(page)
 }

@@ -17,11 +17,10 @@
 //! does not know who is allowed to see what (`view`). Called by `snapshot`, `draft` and `writer`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::kv::units::Page;
+use crate::kv::image::Image;
 use crate::kv::units::PageNo;
 
 /// Inner pages as of the latest commit.
@@ -34,7 +33,7 @@ pub struct Uppers {
 
 #[derive(Debug, Default)]
 struct State {
-    pages: HashMap<PageNo, Arc<Page>>,
+    pages: HashMap<PageNo, Image>,
     /// Commits that have begun or ended: odd while one is on its way.
     turns: u64,
 }
@@ -50,7 +49,7 @@ impl Uppers {
     }
 
     /// A page that is kept.
-    pub fn get(&self, no: PageNo) -> Option<Arc<Page>> {
+    pub fn get(&self, no: PageNo) -> Option<Image> {
         self.state.read().pages.get(&no).cloned()
     }
 
@@ -60,7 +59,7 @@ impl Uppers {
     }
 
     /// Keeps a page as it was read from the object after `stamp`, if it is that of the latest commit.
-    pub fn keep(&self, stamp: Stamp, no: PageNo, page: &Arc<Page>) {
+    pub fn keep(&self, stamp: Stamp, no: PageNo, page: &Image) {
         let mut state = self.state.write();
         let is_latest = state.turns == stamp.0 && state.turns.is_multiple_of(2);
         if is_latest && state.pages.len() < self.most {
@@ -77,7 +76,7 @@ impl Uppers {
 
     /// To be called when the commit has happened, with all pages that it has changed: inner ones as they are
     /// now, and none for those that are something else. When it has failed, with nothing.
-    pub fn end(&self, changed: Vec<(PageNo, Option<Arc<Page>>)>) {
+    pub fn end(&self, changed: Vec<(PageNo, Option<Image>)>) {
         let state = &mut *self.state.write();
         assert!(!state.turns.is_multiple_of(2), "a commit ends that has begun");
         state.turns += 1;
@@ -100,10 +99,11 @@ impl Uppers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::limits::PAGE_BYTES;
 
-    fn page(byte: u8) -> Arc<Page> {
-        Arc::new([byte; PAGE_BYTES])
+    fn page(byte: u8) -> Image {
+        let mut page = Image::blank();
+        page.sole().fill(byte);
+        page
     }
 
     fn kept(uppers: &Uppers, no: PageNo) -> Option<u8> {

@@ -31,19 +31,19 @@ use tokio::sync::Notify;
 
 use crate::kv::error::Error;
 use crate::kv::error::Result;
+use crate::kv::image::Image;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::limits::VIEWS_BEHIND_MAX;
 use crate::kv::limits::VIEWS_BYTES_MAX;
 use crate::kv::meta::Meta;
 use crate::kv::units::LargeId;
-use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 
 /// What a commit changes, as it was before.
 #[derive(Debug, Default)]
 pub struct Undo {
     /// Old images by page.
-    pub pages: HashMap<PageNo, Arc<Page>>,
+    pub pages: HashMap<PageNo, Image>,
     /// Bytes of large values, in the order in which they were replaced.
     pub larges: Vec<Old>,
 }
@@ -100,7 +100,7 @@ impl View {
     /// What `no` is in this view, if that is something else than what was just read from the object.
     ///
     /// Errors: `ViewExpired`.
-    pub fn before(&self, no: PageNo) -> Result<Option<Arc<Page>>> {
+    pub fn before(&self, no: PageNo) -> Result<Option<Image>> {
         let mut following = match self.look(no)? {
             Look::Settled(image) => return Ok(image),
             Look::Ask(next) => next,
@@ -156,7 +156,7 @@ impl View {
 /// What one view knows of a page.
 enum Look {
     /// This is what it was, or nothing has changed it.
-    Settled(Option<Arc<Page>>),
+    Settled(Option<Image>),
     /// It did not change up to this view.
     Ask(Arc<View>),
 }
@@ -261,7 +261,9 @@ mod tests {
     use super::*;
 
     fn undo(no: PageNo, byte: u8) -> Undo {
-        let pages = HashMap::from([(no, Arc::new([byte; PAGE_BYTES]))]);
+        let mut image = Image::blank();
+        image.sole().fill(byte);
+        let pages = HashMap::from([(no, image)]);
         Undo { pages, larges: Vec::new() }
     }
 
