@@ -128,38 +128,24 @@ impl Export {
         fua: bool,
         payload: &[u8],
     ) -> Result<Answer, Refusal> {
-        match command {
-            Command::Read(range) => self.read(range).await,
-            Command::Write(range) if !fua => {
-                self.object.write_at(range.start, payload).await?;
-                Ok(Answer::Done)
-            }
-            // Boxed, or the future of every read and write would carry room for all of these.
-            other => Box::pin(self.perform_other(other, fua, payload)).await,
-        }
-    }
-
-    async fn perform_other(
-        &self,
-        command: Command,
-        fua: bool,
-        payload: &[u8],
-    ) -> Result<Answer, Refusal> {
+        // All but reads and plain writes are boxed, or the future of each of those would carry room for them.
         match command {
             Command::Read(range) => return self.read(range).await,
+            Command::Write(range) if !fua => self.object.write_at(range.start, payload).await?,
+            Command::Write(range) => Box::pin(self.write_durably(range.start, payload)).await?,
             Command::Status { range, one } => {
-                return Ok(Answer::Status(status::runs(&self.object, range, one).await?));
+                let runs = Box::pin(status::runs(&self.object, range, one)).await?;
+                return Ok(Answer::Status(runs));
             }
-            Command::Write(range) => self.write(range.start, payload, fua).await?,
-            Command::Flush => self.object.sync().await?,
-            Command::Cache(range) => self.warm(range).await?,
+            Command::Flush => Box::pin(self.object.sync()).await?,
+            Command::Cache(range) => Box::pin(self.warm(range)).await?,
             Command::Trim(range) => {
-                self.trim(range).await?;
-                self.settle(fua).await?;
+                Box::pin(self.trim(range)).await?;
+                Box::pin(self.settle(fua)).await?;
             }
             Command::Zero { range, keep_room, fast } => {
-                self.zero(range, keep_room, fast).await?;
-                self.settle(fua).await?;
+                Box::pin(self.zero(range, keep_room, fast)).await?;
+                Box::pin(self.settle(fua)).await?;
             }
             Command::Disconnect => {}
         }
@@ -215,15 +201,15 @@ impl Export {
         Ok(Some(Payload { pieces: pieces.collect(), pin }))
     }
 
-    async fn write(&self, offset: u64, bytes: &[u8], fua: bool) -> foliant::Result<()> {
-        if fua && bytes.len() <= FUA_LOGGED_BYTES_MAX {
+    async fn write_durably(&self, offset: u64, bytes: &[u8]) -> foliant::Result<()> {
+        if bytes.len() <= FUA_LOGGED_BYTES_MAX {
             match self.write_logged(offset, bytes).await {
                 Err(cause) if cause.kind() == ErrorKind::TooLarge => {}
                 done => return done,
             }
         }
         self.object.write_at(offset, bytes).await?;
-        self.settle(fua).await
+        self.object.sync().await
     }
 
     async fn write_logged(&self, offset: u64, bytes: &[u8]) -> foliant::Result<()> {
