@@ -53,32 +53,34 @@ async fn one_directory_holds_very_many_files() {
     let mounted = ground.mount_with(&["--store-size", "4GiB", "--memory", "128MiB"]).await;
     let at = mounted.path("wide");
     fs::create_dir(&at).unwrap();
-    let each = |what: &str, work: &dyn Fn(u64)| {
-        let started = Instant::now();
-        (0..count).for_each(work);
-        let (us, rss) = (started.elapsed().as_micros() as u64 / count, resident(&mounted));
-        println!("{what}: {us} us each, the server holds {rss} MiB");
-    };
     let path = |number: u64| at.join(format!("file-{number}"));
-    each("made", &|number| drop(File::create_new(path(number)).unwrap()));
-    each("looked at", &|number| assert_eq!(fs::metadata(path(number)).unwrap().len(), 0));
+    each(&mounted, count, "made", |number| drop(File::create_new(path(number)).unwrap()));
+    each(&mounted, count, "looked at", |number| {
+        assert_eq!(fs::metadata(path(number)).unwrap().len(), 0)
+    });
     list(&at, count, &mounted);
-    each("written", &|number| fs::write(path(number), number.to_le_bytes()).unwrap());
+    each(&mounted, count, "written", |number| {
+        fs::write(path(number), number.to_le_bytes()).unwrap()
+    });
     mounted.unmount().await;
     let mounted = ground.mount_with(&["--memory", "128MiB"]).await;
     println!("mounted again: the server holds {} MiB", resident(&mounted));
     list(&at, count, &mounted);
-    let each = |what: &str, work: &dyn Fn(u64)| {
-        let started = Instant::now();
-        (0..count).for_each(work);
-        let (us, rss) = (started.elapsed().as_micros() as u64 / count, resident(&mounted));
-        println!("{what}: {us} us each, the server holds {rss} MiB");
-    };
-    each("read", &|number| assert_eq!(fs::read(path(number)).unwrap(), number.to_le_bytes()));
-    each("removed", &|number| fs::remove_file(path(number)).unwrap());
+    each(&mounted, count, "read", |number| {
+        assert_eq!(fs::read(path(number)).unwrap(), number.to_le_bytes())
+    });
+    each(&mounted, count, "removed", |number| fs::remove_file(path(number)).unwrap());
     fs::remove_dir(&at).unwrap();
     mounted.unmount().await;
     assert_eq!(ground.is_sound().await.inodes, 1);
+}
+
+/// Does something with each of `count` files, and says what that took.
+fn each(mounted: &Mounted, count: u64, what: &str, work: impl Fn(u64)) {
+    let started = Instant::now();
+    (0..count).for_each(work);
+    let (us, rss) = (started.elapsed().as_micros() as u64 / count, resident(mounted));
+    println!("{what}: {us} us each, the server holds {rss} MiB");
 }
 
 /// Each name is there once.
