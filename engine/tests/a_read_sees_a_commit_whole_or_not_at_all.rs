@@ -84,6 +84,11 @@ async fn look_from_the_middle(verb: Verb, laid: usize) -> Seen {
             let mut bytes = vec![0; 5 * BLOCK];
             let read = object.try_read_at(0, &mut bytes).unwrap();
             at_once.borrow_mut().push(read.map(|len| bytes[..len].to_vec()));
+            for block in 0..4 {
+                let place = block * BLOCK as u64..(block + 1) * BLOCK as u64;
+                let peeked = object.peek(place, |bytes| bytes.repeat(4)).unwrap();
+                at_once.borrow_mut().push(peeked);
+            }
             let mut reading = reading(&engine, &object, verb, 5 * BLOCK);
             match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(bytes) => at_once.borrow_mut().push(Some(bytes)),

@@ -120,6 +120,18 @@ impl Object {
         self.open.core().try_read_at(offset, dst)
     }
 
+    /// Lets `look` see the bytes of `range` where they lie in the cache, without a copy and without a future:
+    /// for who wants few of them, and knows which when he sees others. `None` when the cache does not hold
+    /// them all in one piece (within one block it does, if at all), when the range goes behind the end, or when
+    /// a change is just being made there; then [`Object::read_at`] is the way.
+    ///
+    /// Never waits, and holds no lock while `look` runs, which may be for nothing. `range` has at most 2 MiB.
+    /// Errors: `InvalidInput`, `Closed`.
+    pub fn peek<R>(&self, range: Range<u64>, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        self.check()?;
+        self.open.core().peek(range, look)
+    }
+
     /// The bytes of `range`, as far as they lie below the size, without a copy where one folio holds
     /// them. They never change: a writer replaces the memory instead.
     ///

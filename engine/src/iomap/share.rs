@@ -56,6 +56,24 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
     }
 
+    /// Lets `look` see the bytes of `range` where they lie; `None` unless one folio holds them all up to date
+    /// below the size, nobody is about to change them, and no commit showed itself beside it. Never waits, and
+    /// holds no lock while `look` runs. It may have run for nothing.
+    ///
+    /// Errors: `InvalidInput` as [`Mapped::read_shared`].
+    pub fn peek<R>(&self, range: Range<u64>, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        let range = checked_share(range)?;
+        let seen = self.publications.seen();
+        if range.end > self.provider.size() {
+            return Ok(None);
+        }
+        let Some(segment) = self.share_hit(&range) else { return Ok(None) };
+        let looked = look(&segment);
+        // A truncate may have passed by: what it cut off was never ours to see.
+        let is_below = range.end <= self.provider.size();
+        Ok((is_below && self.publications.is_whole(seen)).then_some(looked))
+    }
+
     /// The bytes of `range`, as far as they lie below the size, in pieces that lie together in memory: those of
     /// the folios, also of the ones that had to be read first.
     ///

@@ -75,13 +75,9 @@ impl Fs {
     ) -> Outcome<()> {
         range(offset, bytes.len() as u64)?;
         self.touch(&handle.node, kills).await?;
-        match self.try_write(handle, offset, bytes).await {
-            Err(full) if full.is_no_space() => {
-                self.room.expect().await?;
-                self.try_write(handle, offset, bytes).await
-            }
-            done => done,
-        }
+        self.room
+            .twice(self.try_write(handle, offset, bytes), self.try_write(handle, offset, bytes))
+            .await
     }
 
     async fn try_write(&self, handle: &Handle, offset: u64, bytes: &[u8]) -> Outcome<()> {

@@ -69,13 +69,7 @@ impl Fs {
     ///
     /// Errors: EEXIST, ENOENT (the directory was removed), ENAMETOOLONG, ENOSPC, those of a commit.
     pub async fn make(&self, parent: u64, name: &[u8], new: &New) -> Outcome<Held> {
-        match self.try_make(parent, name, new).await {
-            Err(full) if full.is_no_space() => {
-                self.room.expect().await?;
-                self.try_make(parent, name, new).await
-            }
-            done => done,
-        }
+        self.room.twice(self.try_make(parent, name, new), self.try_make(parent, name, new)).await
     }
 
     async fn try_make(&self, parent: u64, name: &[u8], new: &New) -> Outcome<Held> {
@@ -110,6 +104,10 @@ impl Fs {
     ///
     /// Errors: EPERM for a directory, EMLINK, and as [`Fs::make`].
     pub async fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Outcome<Held> {
+        self.room.twice(self.try_link(ino, parent, name), self.try_link(ino, parent, name)).await
+    }
+
+    async fn try_link(&self, ino: u64, parent: u64, name: &[u8]) -> Outcome<Held> {
         check_name(name)?;
         self.room.grow().await?;
         let (node, directory) = (self.nodes.get(ino)?, self.directory(parent)?);

@@ -80,11 +80,27 @@ impl Room {
         Ok(true)
     }
 
-    /// To be called when something that grows found no room. The kernel closes and forgets behind the back of who
-    /// closed and removed: what that was told is gone has its room for a moment longer.
+    /// Does what grows, and does it `again` if it found no room and somebody gave some back. The kernel closes and
+    /// forgets behind the back of who closed and removed: what that was told is gone has its room for a moment
+    /// longer.
     ///
-    /// Errors: ENOSPC when there is nothing to wait for; else it is to be tried once more.
-    pub async fn expect(&self) -> Outcome<()> {
+    /// Errors: theirs; ENOSPC when there is nothing to wait for.
+    pub async fn twice<T>(
+        &self,
+        first: impl Future<Output = Outcome<T>>,
+        again: impl Future<Output = Outcome<T>>,
+    ) -> Outcome<T> {
+        match first.await {
+            Err(full) if full.is_no_space() => {
+                self.expect().await?;
+                again.await
+            }
+            done => done,
+        }
+    }
+
+    /// Waits until something that was removed gives its room back. Errors: ENOSPC if nothing does.
+    async fn expect(&self) -> Outcome<()> {
         let before = self.orphans.load(Ordering::Relaxed);
         let deadline = Instant::now() + ORPHAN_WAIT;
         while before > 0 && Instant::now() < deadline {

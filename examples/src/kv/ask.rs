@@ -3,8 +3,6 @@
 //! Guarantees nothing beyond its types: `command` and its rooms make it, `execute` and `connection`
 //! do it.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use crate::kv::op::Op;
@@ -19,7 +17,7 @@ pub type Refusal = String;
 #[derive(Debug)]
 pub enum Command {
     /// Only looks at keys.
-    Read(Arc<Procedure>),
+    Read(Procedure),
     /// Changes keys.
     Write(Write),
     /// SCAN

@@ -27,6 +27,9 @@ type Row = (&'static str, usize, usize, fn(Arguments) -> Result<Command, Refusal
 
 const MANY: usize = usize::MAX;
 
+/// The longest name.
+const NAME_BYTES_MAX: usize = 11;
+
 /// Every command.
 const TABLE: &[Row] = &[
     ("append", 2, 2, strings::append),
@@ -114,13 +117,21 @@ fn may_be_long(name: &str, index: usize) -> bool {
     }
 }
 
+fn row(name: &[u8]) -> Option<&'static Row> {
+    let mut lower = [0; NAME_BYTES_MAX];
+    let lower = lower.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    ROWS.get(&lower[..]).copied()
+}
+
 /// Reads a command that came at `now`. There is at least one argument. A refusal is an unknown name or a
 /// wrong number of arguments, which spoil a transaction; what else is wrong is an error in the command's
 /// place of it, as in Redis.
 pub fn parse(words: Words, now: Millis) -> Result<Command, Refusal> {
     let Words { plain: mut rest, mut long } = words;
     let name = rest.remove(0);
-    let Some((name, least, most, read)) = ROWS.get(&name.to_ascii_lowercase()[..]) else {
+    let Some((name, least, most, read)) = row(&name) else {
         let words = rest.iter().take(8).map(|word| format!("'{}' ", printable(word)));
         let words: String = words.collect();
         let name = printable(&name);
@@ -168,6 +179,7 @@ mod tests {
     #[test]
     fn the_table_is_in_order_and_nothing_is_in_it_twice() {
         assert!(TABLE.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(TABLE.iter().map(|row| row.0.len()).max(), Some(NAME_BYTES_MAX));
     }
 
     #[test]

@@ -218,8 +218,8 @@ impl<'a> Draft<'a> {
     /// The same for an inner node, which may be kept in memory. No commit is on its way while a draft is made.
     pub async fn load_inner(&mut self, no: PageNo) -> Result<()> {
         let uppers = &self.ground.uppers;
+        let hash_map::Entry::Vacant(place) = self.pages.entry(no) else { return Ok(()) };
         if no < self.meta.pages
-            && let hash_map::Entry::Vacant(place) = self.pages.entry(no)
             && let Some(page) = uppers.get(no)
         {
             place.insert(Entry { before: Some(page), after: None, free: false });

@@ -48,8 +48,8 @@ fn look<R: Into<Reply>>(
     now: Millis,
     body: impl Fn(&[Option<Entry>]) -> R + Send + Sync + 'static,
 ) -> Parsed {
-    let body = move |found: &[Option<Entry>]| Effect::reply(body(found));
-    Ok(Command::Read(Arc::new(Procedure::new(keys, now, 0, body).without_values())))
+    let body = move |found: &mut [Option<Entry>]| Effect::reply(body(found));
+    Ok(Command::Read(Procedure::new(keys, now, 0, body).without_values()))
 }
 
 /// TYPE key
@@ -129,7 +129,7 @@ fn expire_at(all: Arguments, unit: &[u8]) -> Parsed {
     }
     let time = end(unit, all.integer(1)?, all.now).ok_or_else(|| all.invalid_time())?;
     let (key, now) = (all.at(0), all.now);
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         let Some(entry) = &found[0] else { return Effect::reply(false) };
         // An entry without end ends later than any other.
         let old = entry.expires.unwrap_or(Millis::MAX);
@@ -156,7 +156,7 @@ fn call(procedure: Procedure) -> Command {
 /// PERSIST key
 pub fn persist(all: Arguments) -> Parsed {
     let key = all.at(0);
-    let body = move |found: &[Option<Entry>]| match &found[0] {
+    let body = move |found: &mut [Option<Entry>]| match &found[0] {
         Some(entry) if entry.expires.is_some() => {
             Effect::change(Change::Expire(key.clone(), None), true)
         }
@@ -178,7 +178,7 @@ pub fn renamenx(all: Arguments) -> Parsed {
 /// `taken` is the answer if the new name is in use; none: what it stands for goes.
 fn moved(all: Arguments, done: Reply, taken: Option<Reply>) -> Parsed {
     let (from, to) = (all.at(0), all.at(1));
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         if found[0].is_none() {
             return Effect::reply(Reply::err("no such key"));
         }

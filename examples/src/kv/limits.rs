@@ -50,7 +50,8 @@ pub const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 pub const VIEWS_BYTES_MAX: usize = 16 << 20;
 /// Commits that a view may be behind: a reader asks each of them for each page.
 pub const VIEWS_BEHIND_MAX: usize = 512;
-/// Inner pages that are kept in memory, beside the engine: at most its budget divided by this.
+/// Inner pages that are kept in memory, beside the engine, and the guides through them, which are smaller: at most
+/// its budget divided by this.
 pub const UPPERS_OF_BUDGET: usize = 16;
 /// Unused pages that a thread keeps for its next ones: as many as its processor may have in its own cache.
 pub const IMAGES_SPARE: usize = 128;

@@ -99,6 +99,7 @@ mod execute;
 mod exposition;
 mod glob;
 mod ground;
+mod guide;
 mod image;
 mod info;
 mod keyspace;

@@ -150,7 +150,7 @@ pub struct Procedure {
     now: Millis,
     values: bool,
     bytes: usize,
-    body: Box<dyn Fn(&[Option<Entry>]) -> Effect + Send + Sync>,
+    body: Box<dyn Fn(&mut [Option<Entry>]) -> Effect + Send + Sync>,
 }
 
 /// What a procedure wants to be done.
@@ -192,12 +192,12 @@ impl Effect {
 
 impl Procedure {
     /// A procedure on the entries of `keys` as they are at `now`; `bytes` of arguments may become
-    /// part of them. The body may run more than once for one call.
+    /// part of them. The body may run more than once for one call, and take what it wants of the entries.
     pub fn new(
         keys: Vec<Bytes>,
         now: Millis,
         bytes: usize,
-        body: impl Fn(&[Option<Entry>]) -> Effect + Send + Sync + 'static,
+        body: impl Fn(&mut [Option<Entry>]) -> Effect + Send + Sync + 'static,
     ) -> Self {
         Self { keys, now, values: true, bytes, body: Box::new(body) }
     }
@@ -229,7 +229,7 @@ impl Procedure {
         for entry in &mut found {
             entry.take_if(|entry| !entry.is_live(self.now));
         }
-        (self.body)(&found)
+        (self.body)(&mut found)
     }
 }
 

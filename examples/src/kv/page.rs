@@ -130,7 +130,6 @@ pub struct RunRef {
 /// One cell of a node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell<'a> {
-    pub key: &'a [u8],
     pub word: u32,
     pub payload: &'a [u8],
     /// All of it, to be copied elsewhere.
@@ -215,8 +214,7 @@ impl<'a> Node<'a> {
             return damaged(self.no, "a cell reaches over the end");
         }
         let bytes = &self.page[at..at + len];
-        let (key, payload) = bytes[CELL_HEADER..].split_at(key_len);
-        Ok(Cell { key, word, payload, bytes })
+        Ok(Cell { word, payload: &bytes[CELL_HEADER + key_len..], bytes })
     }
 
     fn payload_len(self, word: u32) -> usize {
@@ -231,9 +229,17 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The key at `index`.
+    /// The key at `index`. What stands behind it in its cell is not looked at.
     pub fn key(self, index: usize) -> Result<&'a [u8]> {
-        Ok(self.cell(index)?.key)
+        let at = self.slot(index);
+        if at < self.start() || at + CELL_HEADER > PAGE_BYTES {
+            return damaged(self.no, "a slot points outside the cells");
+        }
+        let from = at + CELL_HEADER;
+        match u16_at(self.page, at) as usize {
+            len @ 1..=KEY_BYTES_MAX if from + len <= PAGE_BYTES => Ok(&self.page[from..from + len]),
+            _ => damaged(self.no, "a cell has an impossible length"),
+        }
     }
 
     /// The value at `index` of a leaf.

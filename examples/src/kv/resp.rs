@@ -1,7 +1,9 @@
 //! RESP: commands out of bytes, replies into bytes, in version 2 or 3. Commands look the same in both.
 //!
-//! The codec for commands is `redis-protocol`; in front of it stands a check of the outline of a command, because
-//! the codec takes any frame: nested without end (it recurses), or with lengths that no memory has.
+//! Commands are arrays of bulk strings and nothing else, and an argument may be longer than is ever held in memory.
+//! A codec takes any frame, nested without end or with lengths that no memory has, and only when all of it is
+//! there; so commands are cut by hand, in one pass over their outline and one over their arguments. The codec of
+//! `redis-protocol` is the second opinion in the tests.
 //!
 //! An argument of more than `LONG_BYTES` is not held: the command up to it is given out, its bytes are
 //! left to the caller, who takes them as they come, and the command goes on behind them.
@@ -15,8 +17,6 @@ use bytes::Buf;
 use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
-use redis_protocol::resp2::decode::decode_bytes_mut;
-use redis_protocol::resp2::types::BytesFrame;
 
 use crate::kv::limits::ARGUMENTS_MAX;
 use crate::kv::limits::FRAME_BYTES_MAX;
@@ -132,32 +132,17 @@ fn take_array(input: &mut BytesMut, known: bool) -> Result<Taken, Why> {
     if count > UNKNOWN_ARGUMENTS_MAX && !known {
         return Err(Why::UnknownCount);
     }
-    match outline(input, at, count, known)? {
-        Outline::Whole(len) => take_frame(input, len).map(Taken::Command),
-        Outline::Incomplete => Ok(Taken::Nothing),
-        Outline::Long { index, bytes } => {
-            input.advance(at);
-            cut(input, count, Outline::Long { index, bytes })
-        }
+    let shape = outline(input, at, count, known)?;
+    if !matches!(shape, Outline::Incomplete) {
+        input.advance(at);
     }
-}
-
-fn take_frame(input: &mut BytesMut, len: usize) -> Result<Vec<Bytes>, Why> {
-    let decoded = decode_bytes_mut(input).map_err(|_| Why::Count)?;
-    let Some((frame, taken, _)) = decoded else { return Err(Why::Count) };
-    assert_eq!(taken, len, "two opinions on where a frame ends");
-    let BytesFrame::Array(parts) = frame else { return Ok(Vec::new()) };
-    let bulk = |part| match part {
-        BytesFrame::BulkString(bytes) => Ok(bytes),
-        _ => Err(Why::Length),
-    };
-    parts.into_iter().map(bulk).collect()
+    cut(input, count, shape)
 }
 
 /// What of some arguments is there.
 enum Outline {
-    /// All of them; this is where they end.
-    Whole(usize),
+    /// All of them.
+    Whole,
     /// Not all.
     Incomplete,
     /// All before this one, and the length of this one, which is long.
@@ -193,14 +178,14 @@ fn outline(input: &[u8], mut at: usize, count: usize, known: bool) -> Result<Out
             Some(_) => return Err(Why::End),
         }
     }
-    Ok(Outline::Whole(at))
+    Ok(Outline::Whole)
 }
 
 /// Cuts arguments from the front, which were looked at.
 fn cut(input: &mut BytesMut, count: usize, shape: Outline) -> Result<Taken, Why> {
     let (whole, long) = match shape {
         Outline::Incomplete => return Ok(Taken::Nothing),
-        Outline::Whole(_) => (count, None),
+        Outline::Whole => (count, None),
         Outline::Long { index, bytes } => (index, Some(bytes)),
     };
     let mut before = Vec::with_capacity(whole);
@@ -399,6 +384,10 @@ fn bulk(output: &mut BytesMut, sign: u8, mark: &[u8], bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use redis_protocol::resp2::decode::decode_bytes_mut;
+    use redis_protocol::resp2::types::BytesFrame;
+
     use super::*;
 
     fn take(input: &[u8]) -> Result<Option<Vec<Bytes>>, Malformed> {
@@ -444,6 +433,30 @@ mod tests {
         }
         let command = take(whole).unwrap().unwrap();
         assert_eq!(command, [&b"SET"[..], b"k", b"a\r\nbc"]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_codec_of_others_is_of_the_same_opinion(
+            commands in prop::collection::vec(
+                prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..12), 1..5,
+            ),
+        ) {
+            let mut input = BytesMut::new();
+            for words in &commands {
+                line(&mut input, b'*', words.len().to_string().as_bytes());
+                words.iter().for_each(|word| bulk(&mut input, b'$', &[], word));
+            }
+            let mut theirs = input.clone();
+            for words in commands {
+                let frame = decode_bytes_mut(&mut theirs).unwrap().unwrap().0;
+                let word = |word: Vec<u8>| BytesFrame::BulkString(word.into());
+                prop_assert_eq!(frame, BytesFrame::Array(words.iter().cloned().map(word).collect()));
+                let words = words.into_iter().map(Bytes::from).collect();
+                prop_assert_eq!(take_command(&mut input, true), Ok(Taken::Command(words)));
+                prop_assert_eq!(&input, &theirs);
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! `WATCHED_KEYS_MAX` keys watched. Does no I/O. Called by `connection`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -249,7 +250,7 @@ impl Session {
 impl Queue {
     fn add(&mut self, command: Command) -> Reply {
         let (ops, shape) = match command {
-            Command::Read(procedure) => (vec![Op::Call(procedure)], Shape::Answer),
+            Command::Read(procedure) => (vec![Op::Call(Arc::new(procedure))], Shape::Answer),
             Command::Write(Write { ops, shape }) if !ops.iter().any(Op::is_clear) => (ops, shape),
             Command::Ready(reply) => (Vec::new(), Shape::Ready(reply)),
             Command::Unwatch => (Vec::new(), Shape::Ready(OK)),

@@ -16,10 +16,13 @@ use crate::kv::image::Image;
 use crate::kv::limits::PAGE_BYTES;
 use crate::kv::op::Entry;
 use crate::kv::page::HEADER;
+use crate::kv::page::LargeRef;
 use crate::kv::page::Node;
 use crate::kv::page::RunRef;
 use crate::kv::page::Stored;
 use crate::kv::runs;
+use crate::kv::units::Millis;
+use crate::kv::units::Page;
 use crate::kv::units::PageNo;
 use crate::kv::value::Value;
 use crate::kv::view::View;
@@ -108,19 +111,42 @@ impl<'a> Snapshot<'a> {
 
     /// What a key stands for, ended or not; without its value (empty) if that is not wanted.
     pub async fn get(&self, key: &[u8], wants_value: bool) -> Result<Option<Entry>> {
-        let (no, page) = self.leaf(key).await?;
-        let node = Node::open(no, &page)?;
-        match node.search(key)? {
-            Ok(index) => {
-                let expires = node.expires(index)?;
-                let value = match wants_value {
-                    true => self.value(node.value(index)?).await?,
-                    false => Value::default(),
-                };
-                Ok(Some(Entry { value, expires }))
+        let found = match self.glance(key, wants_value) {
+            Some(found) => found,
+            None => {
+                let (no, page) = self.leaf(key).await?;
+                find(no, &page, key, wants_value)?
             }
-            Err(_) => Ok(None),
+        };
+        let Some(Found { place, expires }) = found else { return Ok(None) };
+        let value = match place {
+            Place::Here(value) => value,
+            Place::Run(run) => self.value(Stored::Overflow(run)).await?,
+            Place::Large(large) => self.value(Stored::Large(large)).await?,
+        };
+        Ok(Some(Entry { value, expires }))
+    }
+
+    /// The same without waiting, and with no copy of a page: what most reads find. None if not all of the way
+    /// lies in memory, if a commit came by, or if something is wrong with it, which the other way finds out.
+    fn glance(&self, key: &[u8], wants_value: bool) -> Option<Option<Found>> {
+        let no = self.kept_way(key)?;
+        let pages = u64::from(no)..u64::from(no) + 1;
+        let bytes = pages.start * PAGE_BYTES as u64..pages.end * PAGE_BYTES as u64;
+        let look = |page: &[u8]| find(no, page.first_chunk()?, key, wants_value).ok();
+        let found = self.ground.object.peek(bytes, look).ok()???;
+        // Asked last: so the way and the leaf are those of this view.
+        self.view.is_untouched().then_some(found)
+    }
+
+    /// The leaf where `key` belongs, if all inner pages above it are kept.
+    fn kept_way(&self, key: &[u8]) -> Option<PageNo> {
+        let kept = self.ground.uppers.look();
+        let mut no = self.root();
+        for _ in 1..self.height() {
+            no = kept.child(no, key)?;
         }
+        self.check(no, 1).ok().map(|()| no)
     }
 
     /// A key somewhere: `dice` chooses a child on each level and a key of the leaf. None in an empty
@@ -187,6 +213,35 @@ impl<'a> Snapshot<'a> {
         }
         Ok(value.freeze())
     }
+}
+
+/// What a leaf says of a key.
+struct Found {
+    place: Place,
+    expires: Option<Millis>,
+}
+
+/// Where the value is.
+enum Place {
+    /// In its cell, or not wanted.
+    Here(Value),
+    Run(RunRef),
+    Large(LargeRef),
+}
+
+/// What the leaf `page` says of `key`.
+fn find(no: PageNo, page: &Page, key: &[u8], wants_value: bool) -> Result<Option<Found>> {
+    let node = Node::open(no, page)?;
+    node.check_level(0)?;
+    let Ok(index) = node.search(key)? else { return Ok(None) };
+    let expires = node.expires(index)?;
+    let place = match node.value(index)? {
+        _ if !wants_value => Place::Here(Value::default()),
+        Stored::Inline(bytes) => Place::Here(Value::Bytes(Bytes::copy_from_slice(bytes))),
+        Stored::Overflow(run) => Place::Run(run),
+        Stored::Large(large) => Place::Large(large),
+    };
+    Ok(Some(Found { place, expires }))
 }
 
 /// The page, if it is a node of that level.

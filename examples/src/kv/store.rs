@@ -117,7 +117,7 @@ impl Store {
         shelf.bury(old);
         shelf.bury(earlier);
         let budget = engine.stats().memory_budget_bytes as usize;
-        let uppers = Arc::new(Uppers::new(budget / UPPERS_OF_BUDGET / PAGE_BYTES));
+        let uppers = Arc::new(Uppers::new(budget / UPPERS_OF_BUDGET / (2 * PAGE_BYTES)));
         let ground = Ground { object, shelf, uppers };
         let state = (views, meta);
         let writer = Writer::new(engine.clone(), ground.clone(), state, watches.clone(), promise);
@@ -431,3 +431,6 @@ async fn load(engine: &Engine, object: &Object) -> Result<Meta> {
     }
     Ok(meta)
 }
+
+#[cfg(test)]
+mod tests;

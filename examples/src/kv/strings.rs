@@ -33,6 +33,7 @@ use crate::kv::op::Procedure;
 use crate::kv::op::When;
 use crate::kv::op::is_live;
 use crate::kv::reply::Reply;
+use crate::kv::units::Millis;
 use crate::kv::value::New;
 use crate::kv::value::Value;
 
@@ -41,36 +42,37 @@ pub type Parsed = Result<Command, Refusal>;
 
 /// GET key
 pub fn get(all: Arguments) -> Parsed {
-    Ok(Command::Read(Arc::new(value_of(all.at(0), &all))))
+    Ok(Command::Read(value_of(all.rest, all.now)))
 }
 
-fn value_of(key: Bytes, all: &Arguments) -> Procedure {
-    Procedure::new(vec![key], all.now, 0, |found| Effect::reply(value(&found[0])))
+fn value_of(key: Vec<Bytes>, now: Millis) -> Procedure {
+    Procedure::new(key, now, 0, |found| Effect::reply(value(&mut found[0])))
 }
 
-fn value(entry: &Option<Entry>) -> Reply {
-    Reply::value(entry.as_ref().map(|entry| entry.value.clone()))
+fn value(entry: &mut Option<Entry>) -> Reply {
+    Reply::value(entry.take().map(|entry| entry.value))
 }
 
 /// MGET key...
 pub fn mget(all: Arguments) -> Parsed {
-    let body =
-        |found: &[Option<Entry>]| Effect::reply(Reply::Array(found.iter().map(value).collect()));
-    Ok(Command::Read(Arc::new(Procedure::new(all.rest, all.now, 0, body))))
+    let body = |found: &mut [Option<Entry>]| {
+        Effect::reply(Reply::Array(found.iter_mut().map(value).collect()))
+    };
+    Ok(Command::Read(Procedure::new(all.rest, all.now, 0, body)))
 }
 
 /// STRLEN key
 pub fn strlen(all: Arguments) -> Parsed {
-    let body = |found: &[Option<Entry>]| {
+    let body = |found: &mut [Option<Entry>]| {
         Effect::reply(found[0].as_ref().map_or(0, |entry| entry.value.len() as i64))
     };
-    Ok(Command::Read(Arc::new(Procedure::new(all.rest, all.now, 0, body))))
+    Ok(Command::Read(Procedure::new(all.rest, all.now, 0, body)))
 }
 
 /// GETRANGE key start end, both of which count from the end if negative
 pub fn getrange(all: Arguments) -> Parsed {
     let (start, end) = (all.integer(1)?, all.integer(2)?);
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         let value = found[0].as_ref().map_or(Value::default(), |entry| entry.value.clone());
         let span = span(value.len(), start, end);
         Effect::reply(match value {
@@ -79,7 +81,7 @@ pub fn getrange(all: Arguments) -> Parsed {
             Value::Large(large) => Reply::Large(large.slice(span)),
         })
     };
-    Ok(Command::Read(Arc::new(Procedure::new(vec![all.at(0)], all.now, 0, body))))
+    Ok(Command::Read(Procedure::new(vec![all.at(0)], all.now, 0, body)))
 }
 
 fn span(len: usize, start: i64, end: i64) -> std::ops::Range<usize> {
@@ -113,7 +115,7 @@ pub fn set(all: Arguments) -> Parsed {
     if !wants_old {
         return Ok(write([put], Shape::Stored));
     }
-    let old = Op::Call(Arc::new(value_of(all.at(0), &all)));
+    let old = Op::Call(Arc::new(value_of(vec![all.at(0)], all.now)));
     Ok(write([old, put], Shape::Answer))
 }
 
@@ -146,7 +148,7 @@ fn set_for(all: Arguments, unit: &[u8]) -> Parsed {
 
 /// GETSET key value
 pub fn getset(all: Arguments) -> Parsed {
-    let old = Op::Call(Arc::new(value_of(all.at(0), &all)));
+    let old = Op::Call(Arc::new(value_of(vec![all.at(0)], all.now)));
     Ok(write([old, Op::put(all.at(0), all.value(1))], Shape::Answer))
 }
 
@@ -162,7 +164,7 @@ pub fn msetnx(all: Arguments) -> Parsed {
     let pairs = pairs(&all)?;
     let keys = pairs.iter().map(|(key, _)| key.clone()).collect();
     let bytes = pairs.iter().map(|(_, value)| value.held()).sum();
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         if found.iter().any(Option::is_some) {
             return Effect::reply(0);
         }
@@ -192,9 +194,9 @@ fn call(procedure: Procedure) -> Command {
 /// GETDEL key
 pub fn getdel(all: Arguments) -> Parsed {
     let key = all.at(0);
-    let body = move |found: &[Option<Entry>]| match &found[0] {
+    let body = move |found: &mut [Option<Entry>]| match found[0].take() {
         None => Effect::reply(Reply::Null),
-        Some(entry) => Effect::change(Change::Remove(key.clone()), entry.value.clone()),
+        Some(entry) => Effect::change(Change::Remove(key.clone()), entry.value),
     };
     Ok(call(Procedure::new(all.rest, all.now, 0, body)))
 }
@@ -219,7 +221,7 @@ pub fn getex(all: Arguments) -> Parsed {
         return Err(syntax());
     }
     let (key, now) = (all.at(0), all.now);
-    let body = move |found: &[Option<Entry>]| match &found[0] {
+    let body = move |found: &mut [Option<Entry>]| match &found[0] {
         None => Effect::reply(Reply::Null),
         Some(entry) if entry.expires.is_none() && expires.is_none() => {
             Effect::reply(entry.value.clone())
@@ -256,7 +258,7 @@ pub fn decrby(all: Arguments) -> Parsed {
 
 fn add(all: Arguments, by: i64) -> Parsed {
     let key = all.at(0);
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         let old = found[0].as_ref();
         let Some(number) = old.map_or(Some(0), |entry| integer(entry.value.bytes()?)) else {
             return Effect::reply(Reply::Error(not_an_integer()));
@@ -274,7 +276,7 @@ fn add(all: Arguments, by: i64) -> Parsed {
 pub fn incrbyfloat(all: Arguments) -> Parsed {
     let key = all.at(0);
     let by = float(&all.rest[1]).ok_or_else(not_a_float)?;
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         let old = found[0].as_ref();
         let Some(number) = old.map_or(Some(0.0), |entry| float(entry.value.bytes()?)) else {
             return Effect::reply(Reply::Error(not_a_float()));
@@ -302,7 +304,7 @@ fn shown(number: f64) -> String {
 pub fn append(all: Arguments) -> Parsed {
     let (key, tail) = (all.at(0), all.value(1));
     let bytes = tail.held();
-    let body = move |found: &[Option<Entry>]| {
+    let body = move |found: &mut [Option<Entry>]| {
         let at = found[0].as_ref().map_or(0, |entry| entry.value.len());
         patched(&key, &found[0], at, &tail)
     };
@@ -314,7 +316,7 @@ pub fn setrange(all: Arguments) -> Parsed {
     let (key, part) = (all.at(0), all.value(2));
     let at = usize::try_from(all.integer(1)?).map_err(|_| "ERR offset is out of range")?;
     let bytes = part.held();
-    let body = move |found: &[Option<Entry>]| match part.is_empty() {
+    let body = move |found: &mut [Option<Entry>]| match part.is_empty() {
         true => Effect::reply(found[0].as_ref().map_or(0, |entry| entry.value.len() as i64)),
         false => patched(&key, &found[0], at, &part),
     };

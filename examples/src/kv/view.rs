@@ -24,6 +24,8 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -73,6 +75,9 @@ pub struct View {
     /// Written twice in a view's life, read at every page read; held for a lookup, never over an
     /// await.
     state: RwLock<State>,
+    /// A commit has begun behind it. Set before that commit changes anything, so that who reads first and asks
+    /// then needs no lock as long as nothing changes.
+    has_ended: AtomicBool,
     /// Wakes the writer that waits for old views to go.
     gone: Arc<Notify>,
 }
@@ -89,7 +94,7 @@ struct State {
 
 impl View {
     fn new(meta: Meta, gone: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { meta, state: RwLock::default(), gone })
+        Arc::new(Self { meta, state: RwLock::default(), has_ended: AtomicBool::new(false), gone })
     }
 
     /// The tree's root and size at this state.
@@ -97,10 +102,18 @@ impl View {
         &self.meta
     }
 
+    /// Whether everything that was read up to now, from the object or from what is kept of it, was of this view.
+    pub fn is_untouched(&self) -> bool {
+        !self.has_ended.load(Ordering::SeqCst)
+    }
+
     /// What `no` is in this view, if that is something else than what was just read from the object.
     ///
     /// Errors: `ViewExpired`.
     pub fn before(&self, no: PageNo) -> Result<Option<Image>> {
+        if self.is_untouched() {
+            return Ok(None);
+        }
         let mut following = match self.look(no)? {
             Look::Settled(image) => return Ok(image),
             Look::Ask(next) => next,
@@ -213,10 +226,12 @@ impl Views {
         let view = self.current.get();
         let before = view.state.write().undo.replace(undo);
         assert!(before.is_none(), "a view ends once");
+        view.has_ended.store(true, Ordering::SeqCst);
     }
 
     /// To be called when the commit has happened, with its state, or has failed, with the old one.
     pub fn advance(&mut self, meta: Meta) {
+        assert!(!self.current.get().is_untouched(), "a commit begins before it ends");
         let next = View::new(meta, self.gone.clone());
         let ended = std::mem::replace(&mut *self.current.view.write(), next.clone());
         let bytes = {
