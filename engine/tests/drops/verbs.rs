@@ -186,6 +186,9 @@ fn looks() -> Vec<Verb> {
         reads("Object::read", "", |hands| {
             Box::pin(async move { hands.target.read(3_000..LEN as u64).await.map(|_| ()) })
         }),
+        reads("Object::read_pieces", "", |hands| {
+            Box::pin(async move { hands.target.read_pieces(3_000..LEN as u64).await.map(|_| ()) })
+        }),
         reads("Object::seek_data", "", |hands| {
             Box::pin(async move { hands.target.seek_data(LOADED as u64).await.map(|_| ()) })
         }),
