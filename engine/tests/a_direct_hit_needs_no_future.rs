@@ -73,7 +73,9 @@ fn a_look_at_one_block_sees_its_bytes_and_nothing_behind_the_end() {
         let engine = support::open(&disk).await.unwrap();
         let object = engine.create("one").await.unwrap();
         let data: Vec<u8> = (0..BLOCK + 100).map(|at| (at / 7) as u8 | 1).collect();
-        object.write_at(0, &data).await.unwrap();
+        for (block, bytes) in data.chunks(BLOCK).enumerate() {
+            object.write_at((block * BLOCK) as u64, bytes).await.unwrap();
+        }
         for range in [0..BLOCK, 5..9, BLOCK - 1..BLOCK, BLOCK..BLOCK + 100, 7..7] {
             let bytes = range.start as u64..range.end as u64;
             let seen = object.peek(bytes.clone(), |bytes| bytes.to_vec()).unwrap();
@@ -99,6 +101,10 @@ fn a_look_at_one_block_sees_its_bytes_and_nothing_behind_the_end() {
             .unwrap();
         assert_eq!(before, after);
         assert_eq!(object.peek(0..8, |bytes| bytes.to_vec()).unwrap().unwrap(), [0; 8]);
+        object.write_at(8 * BLOCK as u64, &[1; 8 * BLOCK]).await.unwrap();
+        let place = 8 * BLOCK as u64..8 * BLOCK as u64 + 8;
+        let seen = object.peek(place, |_| panic!("who writes would copy all of the folio"));
+        assert_eq!(seen.unwrap(), None::<()>);
         object.truncate(4).await.unwrap();
         assert_eq!(object.peek(0..8, |_| ()).unwrap(), None);
         engine.close().await.unwrap();

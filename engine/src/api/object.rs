@@ -122,8 +122,9 @@ impl Object {
 
     /// Lets `look` see the bytes of `range` where they lie in the cache, without a copy and without a future:
     /// for who wants few of them, and knows which when he sees others. `None` when the cache does not hold
-    /// them all in one piece (within one block it does, if at all), when the range goes behind the end, or when
-    /// a change is just being made there; then [`Object::read_at`] is the way.
+    /// them all in one block by itself (what was written or read ahead in larger pieces lies in larger ones),
+    /// when the range goes behind the end, or when a change is just being made there; then
+    /// [`Object::read_at`] is the way.
     ///
     /// Never waits, and holds no lock while `look` runs, which may be for nothing. `range` has at most 2 MiB.
     /// Errors: `InvalidInput`, `Closed`.

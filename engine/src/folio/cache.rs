@@ -130,6 +130,17 @@ impl MappingCache {
         folio.share((range.start - bytes.start) as usize..(range.end - bytes.start) as usize)
     }
 
+    /// As [`MappingCache::share_hit`], but only of a folio of one block.
+    pub fn share_block(&self, range: &Range<u64>) -> Option<Segment> {
+        let index = self.owner.index.read();
+        let folio = index.covering(range.start / crate::units::BLOCK)?;
+        let bytes = folio.span().bytes();
+        if folio.order() > 0 || range.end > bytes.end {
+            return None;
+        }
+        folio.share((range.start - bytes.start) as usize..(range.end - bytes.start) as usize)
+    }
+
     /// As [`MappingCache::share_hit`], but of the start of the range what the first folio holds of it.
     pub fn share_some(&self, range: &Range<u64>) -> Option<Segment> {
         let index = self.owner.index.read();

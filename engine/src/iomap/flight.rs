@@ -59,13 +59,16 @@ pub(super) enum Carrier<'a> {
 /// A flight that somebody is starting or landing; it counts as that until this is dropped.
 pub(super) struct Landing<'a> {
     flights: &'a Flights,
+    /// Of the flight.
     serial: u64,
+    /// Its own: who starts a flight and who lands it are two, and may be there at the same time.
+    ticket: u64,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         let mut list = self.flights.list.lock();
-        list.landing.retain(|&(serial, _)| serial != self.serial);
+        list.landing.retain(|&(ticket, _)| ticket != self.ticket);
         drop(list);
         self.flights.landed.notify_waiters();
     }
@@ -92,8 +95,10 @@ pub(super) struct Flights {
 #[derive(Default)]
 struct List {
     waiting: Vec<Flight>,
-    /// Numbers and blocks of those that are being started or landed. Each has a reader, who has no more of them.
+    /// Tickets and blocks of those that are being started or landed. Each has a reader, who has one of either kind
+    /// at most.
     landing: Vec<(u64, FileBlocks)>,
+    tickets: u64,
 }
 
 impl Flights {
@@ -117,9 +122,8 @@ impl Flights {
         let mut list = self.list.lock();
         if let Some(at) = list.waiting.iter().position(|flight| holds(flight.blocks, block)) {
             let flight = list.waiting.remove(at);
-            list.landing.push((flight.serial, flight.blocks));
-            let serial = flight.serial;
-            return Carrier::Own(flight, Landing { flights: self, serial });
+            let (serial, ticket) = (flight.serial, list.land(flight.blocks));
+            return Carrier::Own(flight, Landing { flights: self, serial, ticket });
         }
         match list.is_landing(block) {
             true => Carrier::Other,
@@ -130,8 +134,8 @@ impl Flights {
     /// Claims `blocks` for a flight that is about to be added, so that nobody else starts reads of them.
     pub fn start(&self, blocks: FileBlocks) -> Landing<'_> {
         let serial = self.started.fetch_add(1, Ordering::Relaxed);
-        self.list.lock().landing.push((serial, blocks));
-        Landing { flights: self, serial }
+        let ticket = self.list.lock().land(blocks);
+        Landing { flights: self, serial, ticket }
     }
 
     /// Waits until nobody is starting or landing `block`. Whether it came is another question. The caller
@@ -199,6 +203,12 @@ impl Flights {
 }
 
 impl List {
+    fn land(&mut self, blocks: FileBlocks) -> u64 {
+        self.tickets += 1;
+        self.landing.push((self.tickets, blocks));
+        self.tickets
+    }
+
     fn is_landing(&self, block: u64) -> bool {
         self.landing.iter().any(|&(_, blocks)| holds(blocks, block))
     }
@@ -242,6 +252,21 @@ mod tests {
         waits.await;
         assert!(matches!(flights.take(64), Carrier::None));
         assert_eq!(flights.without(FileBlocks::new(64, 192)), FileBlocks::new(64, 192));
+    }
+
+    /// A flight was taken before its starter had let go of it, who then took the claim of the reader away: its
+    /// blocks were read once more.
+    #[test]
+    fn regression_who_starts_a_flight_lets_go_of_his_own_claim_alone() {
+        let flights = Flights::default();
+        let blocks = FileBlocks::new(64, 128);
+        let started = flights.start(blocks);
+        flights.list.lock().waiting.push(Flight { serial: started.serial, ..flight(64, 64) });
+        let Carrier::Own(_, landing) = flights.take(64) else { panic!("nobody has it yet") };
+        drop(started);
+        assert!(matches!(flights.take(64), Carrier::Other), "somebody has it");
+        drop(landing);
+        assert!(matches!(flights.take(64), Carrier::None));
     }
 
     /// A reader went away with 1,536 of 1,920 blocks on their way. The windows of the next one were refused

@@ -1,8 +1,8 @@
 //! Read-ahead: starts device reads for blocks that will be wanted, and lands them when they are.
 //!
 //! A flight is started by one miss and landed by a later one, so that the device works while the
-//! reader copies. Nobody waits for a flight but the reader that reaches it, and no task drives it:
-//! the device goes on by itself.
+//! reader copies. The reader that reaches it lands it, others that want its blocks wait for him, and no task
+//! drives it: the device goes on by itself.
 //!
 //! Guarantees: a flight holds no lock and no mapping. Its bytes enter the cache only if nothing that
 //! is stored for its blocks has changed since before they were mapped (the contents cookie, compared

@@ -56,9 +56,11 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         }
     }
 
-    /// Lets `look` see the bytes of `range` where they lie; `None` unless one folio holds them all up to date
-    /// below the size, nobody is about to change them, and no commit showed itself beside it. Never waits, and
-    /// holds no lock while `look` runs. It may have run for nothing.
+    /// Lets `look` see the bytes of `range` where they lie; `None` unless one folio of a single block holds them
+    /// all up to date below the size, nobody is about to change them, and no commit showed itself beside it.
+    /// Never waits, and holds no lock while `look` runs. It may have run for nothing.
+    ///
+    /// Not in larger folios: who changes a byte of one while somebody looks has to find memory for all of it.
     ///
     /// Errors: `InvalidInput` as [`Mapped::read_shared`].
     pub fn peek<R>(&self, range: Range<u64>, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
@@ -67,7 +69,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         if range.end > self.provider.size() {
             return Ok(None);
         }
-        let Some(segment) = self.share_hit(&range) else { return Ok(None) };
+        let Some(segment) = self.cache.share_block(&range) else { return Ok(None) };
+        Counts::add(&self.counts.hits, 1);
         let looked = look(&segment);
         // A truncate may have passed by: what it cut off was never ours to see.
         let is_below = range.end <= self.provider.size();

@@ -251,6 +251,8 @@ impl Connection {
             send(&mut self.stream, &bytes[sent..at]).await?;
             sent = at;
             for from in (0..large.len()).step_by(PIECE_BYTES) {
+                // A fast client and a cached value never wait: without this one they would keep the worker.
+                tokio::task::consume_budget().await;
                 let piece = &mut piece[..PIECE_BYTES.min(large.len() - from)];
                 if let Err(cause) = large.read(from, piece).await {
                     if let Some(left_out) = CUT_OFF.may() {

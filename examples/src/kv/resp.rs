@@ -2,7 +2,8 @@
 //!
 //! Commands are arrays of bulk strings and nothing else, and an argument may be longer than is ever held in memory.
 //! A codec takes any frame, nested without end or with lengths that no memory has, and only when all of it is
-//! there; so commands are cut by hand, in one pass over their outline and one over their arguments. The codec of
+//! there; so commands are cut by hand, in one pass over their outline and one over their arguments (one more pass over
+//! the outline each time that more of an incomplete one has come). The codec of
 //! `redis-protocol` is the second opinion in the tests.
 //!
 //! An argument of more than `LONG_BYTES` is not held: the command up to it is given out, its bytes are

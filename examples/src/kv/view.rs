@@ -72,8 +72,8 @@ impl Undo {
 #[derive(Debug)]
 pub struct View {
     meta: Meta,
-    /// Written twice in a view's life, read at every page read; held for a lookup, never over an
-    /// await.
+    /// Written twice in a view's life, read at every page read behind that; held for a lookup, never over
+    /// an await.
     state: RwLock<State>,
     /// A commit has begun behind it. Set before that commit changes anything, so that who reads first and asks
     /// then needs no lock as long as nothing changes.

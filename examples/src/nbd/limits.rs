@@ -31,7 +31,7 @@ pub const REPLY_BYTES_ALONE: usize = 32 << 10;
 /// Longest read that is sent from where the engine has it; longer ones are copied out.
 pub const PINNED_READ_BYTES_MAX: u64 = 2 << 20;
 /// Of the engine's memory, at most this part is pinned by replies of all clients; what comes beyond is copied.
-/// Clients may take 30 s to receive, and what they pin is missing to everybody.
+/// Clients may take 30 s for each part of what they are sent, and what they pin is missing to everybody.
 pub const PINNED_SHARE: u64 = 8;
 /// Extents that one BLOCK_STATUS looks at; the client asks again from where the answer ends.
 pub const STATUS_EXTENTS_MAX: usize = 4096;
