@@ -121,21 +121,19 @@ impl MappingCache {
     /// The bytes `range` (of the object) without a copy, if one folio holds them all up to date; as
     /// [`MappingCache::read_hit`].
     pub fn share_hit(&self, range: &Range<u64>) -> Option<Segment> {
-        let index = self.owner.index.read();
-        let folio = index.covering(range.start / crate::units::BLOCK)?;
-        let bytes = folio.span().bytes();
-        if range.end > bytes.end {
-            return None;
-        }
-        folio.share((range.start - bytes.start) as usize..(range.end - bytes.start) as usize)
+        self.share_up_to(u8::MAX, range)
     }
 
     /// As [`MappingCache::share_hit`], but only of a folio of one block.
     pub fn share_block(&self, range: &Range<u64>) -> Option<Segment> {
+        self.share_up_to(0, range)
+    }
+
+    fn share_up_to(&self, order: u8, range: &Range<u64>) -> Option<Segment> {
         let index = self.owner.index.read();
         let folio = index.covering(range.start / crate::units::BLOCK)?;
         let bytes = folio.span().bytes();
-        if folio.order() > 0 || range.end > bytes.end {
+        if folio.order() > order || range.end > bytes.end {
             return None;
         }
         folio.share((range.start - bytes.start) as usize..(range.end - bytes.start) as usize)

@@ -77,21 +77,17 @@ pub(super) struct FolioIndex {
 }
 
 /// Memory of 2^order contiguous, aligned blocks of one object.
-///
-/// The fields stay in this order: a hit needs those up to `content`, and with many folios each further line of
-/// memory that it touches is one that no cache of the processor holds.
-#[repr(C)]
 pub struct Folio {
+    pub(super) owner: Arc<Owner>,
     index: u64,
     order: u8,
     access: AtomicU8,
-    /// Out of the index for good. Set under the folio lock and the index lock.
-    pub(super) detached: AtomicBool,
     /// Where the last read of a large folio ended: one that goes on there is the same use.
     read_to: AtomicU32,
+    /// Out of the index for good. Set under the folio lock and the index lock.
+    pub(super) detached: AtomicBool,
     /// Held for a copy at the longest; readers share it. Plain, because nobody waits inside.
     pub(super) content: RwLock<Content>,
-    pub(super) owner: Arc<Owner>,
     /// The folio lock: one permit, fair. Born without it, because the maker holds the lock.
     pub(super) lock: Semaphore,
 }

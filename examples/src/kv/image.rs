@@ -1,7 +1,8 @@
 //! The image of a page: bytes that many may hold, and nobody changes any more.
 //!
-//! Each read needs one for its leaf, each change three. Their memory is used again by the thread that lets go of
-//! it, while it is still in that processor's caches: an allocator of 4 KiB pieces costs a seventh of a SET.
+//! A read that cannot look in place needs one for its leaf, each change three. Their memory is used again by the
+//! thread that lets go of it, while it is still in that processor's caches: an allocator of 4 KiB pieces costs a
+//! seventh of a SET.
 //!
 //! Guarantees at most `IMAGES_SPARE` unused pages a thread. Does not know what the bytes mean. Used by
 //! everything that reads or changes the tree.

@@ -130,6 +130,7 @@ pub struct RunRef {
 /// One cell of a node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell<'a> {
+    pub key: &'a [u8],
     pub word: u32,
     pub payload: &'a [u8],
     /// All of it, to be copied elsewhere.
@@ -214,7 +215,8 @@ impl<'a> Node<'a> {
             return damaged(self.no, "a cell reaches over the end");
         }
         let bytes = &self.page[at..at + len];
-        Ok(Cell { word, payload: &bytes[CELL_HEADER + key_len..], bytes })
+        let (key, payload) = bytes[CELL_HEADER..].split_at(key_len);
+        Ok(Cell { key, word, payload, bytes })
     }
 
     fn payload_len(self, word: u32) -> usize {
@@ -229,17 +231,9 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The key at `index`. What stands behind it in its cell is not looked at.
+    /// The key at `index`.
     pub fn key(self, index: usize) -> Result<&'a [u8]> {
-        let at = self.slot(index);
-        if at < self.start() || at + CELL_HEADER > PAGE_BYTES {
-            return damaged(self.no, "a slot points outside the cells");
-        }
-        let from = at + CELL_HEADER;
-        match u16_at(self.page, at) as usize {
-            len @ 1..=KEY_BYTES_MAX if from + len <= PAGE_BYTES => Ok(&self.page[from..from + len]),
-            _ => damaged(self.no, "a cell has an impossible length"),
-        }
+        Ok(self.cell(index)?.key)
     }
 
     /// The value at `index` of a leaf.

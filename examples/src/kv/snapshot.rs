@@ -131,10 +131,9 @@ impl<'a> Snapshot<'a> {
     /// lies in memory, if a commit came by, or if something is wrong with it, which the other way finds out.
     fn glance(&self, key: &[u8], wants_value: bool) -> Option<Option<Found>> {
         let no = self.kept_way(key)?;
-        let pages = u64::from(no)..u64::from(no) + 1;
-        let bytes = pages.start * PAGE_BYTES as u64..pages.end * PAGE_BYTES as u64;
+        let start = u64::from(no) * PAGE_BYTES as u64;
         let look = |page: &[u8]| find(no, page.first_chunk()?, key, wants_value).ok();
-        let found = self.ground.object.peek(bytes, look).ok()???;
+        let found = self.ground.object.peek(start..start + PAGE_BYTES as u64, look).ok()???;
         // Asked last: so the way and the leaf are those of this view.
         self.view.is_untouched().then_some(found)
     }

@@ -93,12 +93,20 @@ impl Uppers {
 
     /// Keeps a page as it was read from the object after `stamp`, if it is that of the latest commit.
     pub fn keep(&self, stamp: Stamp, no: PageNo, page: &Image) {
+        // A guide is not made for nothing: when there is no room, each read comes by here.
+        if !self.takes(&self.state.read(), stamp) {
+            return;
+        }
         let Some(kept) = Kept::new(no, page) else { return };
         let mut state = self.state.write();
-        let is_latest = state.turns == stamp.0 && state.turns.is_multiple_of(2);
-        if is_latest && state.pages.len() < self.most {
+        if self.takes(&state, stamp) {
             state.pages.insert(no, kept);
         }
+    }
+
+    fn takes(&self, state: &State, stamp: Stamp) -> bool {
+        let is_latest = state.turns == stamp.0 && state.turns.is_multiple_of(2);
+        is_latest && state.pages.len() < self.most
     }
 
     /// To be called before a commit changes anything.

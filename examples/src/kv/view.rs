@@ -231,9 +231,9 @@ impl Views {
 
     /// To be called when the commit has happened, with its state, or has failed, with the old one.
     pub fn advance(&mut self, meta: Meta) {
-        assert!(!self.current.get().is_untouched(), "a commit begins before it ends");
         let next = View::new(meta, self.gone.clone());
         let ended = std::mem::replace(&mut *self.current.view.write(), next.clone());
+        assert!(!ended.is_untouched(), "a commit begins before it ends");
         let bytes = {
             let mut state = ended.state.write();
             state.next = Some(next);
