@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foliant_device::Buffer;
 use foliant_device::Segment;
@@ -16,9 +17,15 @@ use crate::folio::folio::Folio;
 use crate::folio::lock::FolioLock;
 use crate::folio::state::BlockSet;
 use crate::kit::memory::Memory;
+use crate::kit::memory::Purpose;
+use crate::kit::sync::sleep;
 use crate::units::BLOCK_BYTES;
 use crate::units::FileBlocks;
 use crate::units::Lsn;
+
+/// Who shares a folio's memory rings nobody when he lets go, so who waits for that looks this often. Only a
+/// change that found no memory at once pays for it.
+const SHARERS_LOOK: Duration = Duration::from_millis(10);
 
 /// A folio lock whose methods take blocks of the object.
 pub struct Grip {
@@ -81,6 +88,31 @@ impl Grip {
     /// Whether the next change of bytes needs a spare buffer; a `false` stays true.
     pub fn needs_spare(&mut self) -> bool {
         self.lock.needs_spare()
+    }
+
+    /// Memory for the next change if the folio's own is shared, and from now on nobody can begin to share it.
+    /// `None` if the change needs none: also when those who shared it let go before memory came. A large piece
+    /// may not come for long, because what lies between the free blocks is in use.
+    ///
+    /// Errors: `OutOfMemory` after the wait of [`Memory::allocate`]. Dropping the future keeps nothing.
+    pub async fn spare(&mut self, memory: &Memory, purpose: Purpose) -> Result<Option<Buffer>> {
+        if !self.needs_spare() {
+            return Ok(None);
+        }
+        let order = self.order();
+        if let Some(spare) = memory.try_at_once(order, purpose) {
+            return Ok(Some(spare));
+        }
+        let let_go = async {
+            while self.needs_spare() {
+                sleep(SHARERS_LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = let_go => Ok(None),
+            spare = memory.allocate(order, purpose) => spare.map(Some),
+        }
     }
 
     /// Copies `src` to byte `offset` of the folio; `spare` replaces shared memory and is used up then.

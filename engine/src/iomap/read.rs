@@ -7,6 +7,8 @@
 //!
 //! Does not write, dirty or allocate space. Called by `object`.
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::iomap::ahead::Reader;
 use crate::iomap::bundle::Counts;
@@ -99,10 +101,14 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 }
             };
         }
-        // A truncate may have passed by: what it cut off was never ours to see.
-        let cut = if has_fault(Fault::TrustOldSize) { end } else { self.provider.size() };
-        let end = end.min(cut).max(offset);
-        Ok((end - offset) as usize)
+        Ok((self.still_below(offset..end) - offset) as usize)
+    }
+
+    /// Where what was read of `range` ends now: a truncate may have passed by, and what it cut off was never
+    /// the reader's to see.
+    pub(super) fn still_below(&self, range: Range<u64>) -> u64 {
+        let cut = if has_fault(Fault::TrustOldSize) { range.end } else { self.provider.size() };
+        range.end.min(cut).max(range.start)
     }
 
     /// As [`Mapped::read_at`], but only from the cache: `None` as soon as something is missing, or when a
@@ -123,8 +129,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             Counts::add(&self.counts.hits, 1);
             done += copied;
         }
-        // A truncate may have passed by: what it cut off was never ours to see.
-        let end = end.min(self.provider.size()).max(offset);
+        let end = self.still_below(offset..end);
         Ok(self.publications.is_whole(seen).then_some((end - offset) as usize))
     }
 

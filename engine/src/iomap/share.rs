@@ -72,8 +72,7 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let Some(segment) = self.cache.share_block(&range) else { return Ok(None) };
         Counts::add(&self.counts.hits, 1);
         let looked = look(&segment);
-        // A truncate may have passed by: what it cut off was never ours to see.
-        let is_below = range.end <= self.provider.size();
+        let is_below = self.still_below(range.clone()) == range.end;
         Ok((is_below && self.publications.is_whole(seen)).then_some(looked))
     }
 
@@ -110,9 +109,12 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         range: &Range<u64>,
     ) -> Result<Option<Vec<Segment>>> {
         for _ in 0..FETCHES_FOR_PIECES {
-            let range = range.start..range.end.min(self.provider.size());
+            let range = range.start..range.end.min(self.provider.size()).max(range.start);
             match self.share_all(range.clone()) {
-                Ok(pieces) => return Ok(Some(pieces)),
+                Ok(pieces) if self.still_below(range.clone()) == range.end => {
+                    return Ok(Some(pieces));
+                }
+                Ok(_) => continue,
                 Err(at) if self.is_cached(at / BLOCK) => break,
                 Err(at) => watched(self.fetch_some(reader, at..range.end)).await?,
             }
@@ -149,10 +151,16 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
             return Ok(None);
         }
         let range = range.start..end;
-        match self.share_hit(&range) {
-            Some(segment) => Ok(Some(segment)),
-            None => self.copy_out_shared(reader, range).await.map(Some),
-        }
+        let shared = match self.share_hit(&range) {
+            Some(segment) => segment,
+            None => self.copy_out_shared(reader, range.clone()).await?,
+        };
+        let len = shared.len().min((self.still_below(range.clone()) - range.start) as usize);
+        Ok(match len {
+            0 => None,
+            _ if len < shared.len() => Some(shared.slice(0..len)),
+            _ => Some(shared),
+        })
     }
 
     fn share_hit(&self, range: &Range<u64>) -> Option<Segment> {

@@ -323,8 +323,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
                 if spare.is_none() && order > 0 {
                     folio.wait_writeback().await?;
                 }
-                if spare.is_none() && folio.needs_spare() {
-                    spare = Some(self.memory.allocate(order, Purpose::Data).await?);
+                if spare.is_none() {
+                    spare = folio.spare(&self.memory, Purpose::Data).await?;
                 }
             }
             spares.push(spare);

@@ -118,10 +118,8 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let folio = if inside { self.cache.find_locked(last).await } else { None };
         let mut folio = folio.map(Grip::from).filter(|folio| folio.is_uptodate(last));
         let mut spare = None;
-        if let Some(folio) = &mut folio
-            && folio.needs_spare()
-        {
-            spare = Some(self.memory.allocate(folio.order(), Purpose::Reserved).await?);
+        if let Some(folio) = &mut folio {
+            spare = folio.spare(&self.memory, Purpose::Reserved).await?;
         }
         Ok(HeldEnd { folio, spare, size })
     }

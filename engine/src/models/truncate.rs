@@ -11,6 +11,7 @@ use super::explorer::explore;
 use super::explorer::join;
 use super::explorer::start;
 use super::stage::Stage;
+use crate::iomap::ahead::Reader;
 use crate::iomap::contract::MappingProvider;
 use crate::iomap::pause::Canary;
 use crate::kit::fault::Fault;
@@ -33,11 +34,33 @@ async fn cut(stage: &Stage, size: u64, still: bool) {
     drop(still);
 }
 
-async fn read_beside(stage: &Stage) {
-    let mut bytes = vec![0xee; OLD];
-    let read = stage.room.mapped.read_at(0, &mut bytes).await.unwrap();
+/// The ways to read.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Copy,
+    Share,
+    Pieces,
+}
+
+async fn read_beside(stage: &Stage, way: Way) {
+    let mapped = &stage.room.mapped;
+    let all = 0..OLD as u64;
+    let bytes = match way {
+        Way::Copy => {
+            let mut bytes = vec![0xee; OLD];
+            let read = mapped.read_at(0, &mut bytes).await.unwrap();
+            bytes.truncate(read);
+            bytes
+        }
+        Way::Share => mapped.read_shared(&Reader::default(), all).await.unwrap().unwrap().to_vec(),
+        Way::Pieces => match mapped.read_pieces(&Reader::default(), all).await.unwrap() {
+            Some(pieces) => pieces.iter().flat_map(|piece| piece.to_vec()).collect(),
+            None => return,
+        },
+    };
+    let read = bytes.len();
     assert!(read == OLD || read == NEW, "{read} bytes: no size was ever like that");
-    assert!(bytes[..read].iter().all(|&byte| byte == 0x11), "bytes from behind the end");
+    assert!(bytes.iter().all(|&byte| byte == 0x11), "bytes from behind the end");
 }
 
 async fn watch(stage: &Stage) {
@@ -49,7 +72,7 @@ async fn watch(stage: &Stage) {
     }
 }
 
-fn cut_beside_all(still: bool) -> impl Model {
+fn cut_beside_all(still: bool, way: Way) -> impl Model {
     move || {
         block_on(async {
             let stage = Stage::new();
@@ -60,7 +83,7 @@ fn cut_beside_all(still: bool) -> impl Model {
             let [cutter, reader, writeback, watcher] = [0; 4].map(|_| Arc::clone(&stage));
             let tasks = [
                 start(async move { cut(&cutter, NEW as u64, still).await }),
-                start(async move { read_beside(&reader).await }),
+                start(async move { read_beside(&reader, way).await }),
                 start(async move { writeback.write_back(1).await }),
                 start(async move { watch(&watcher).await }),
             ];
@@ -115,7 +138,9 @@ fn expect_stored(stage: &Stage, times: usize) {
 
 #[test]
 fn nobody_sees_what_a_cut_took_away() {
-    explore("cut", 10_000, cut_beside_all(true));
+    explore("cut", 10_000, cut_beside_all(true, Way::Copy));
+    explore("cut beside a shared read", 5_000, cut_beside_all(true, Way::Share));
+    explore("cut beside a read in pieces", 5_000, cut_beside_all(true, Way::Pieces));
 }
 
 #[test]
@@ -125,13 +150,16 @@ fn the_durable_size_is_not_ahead_of_the_bytes() {
 
 #[test]
 fn canary_a_read_trusts_the_old_size() {
-    let fault = Some(Fault::TrustOldSize);
-    expect_caught("a read trusts the old size", CANARY, fault, cut_beside_all(true));
+    for way in [Way::Copy, Way::Share, Way::Pieces] {
+        let fault = Some(Fault::TrustOldSize);
+        let name = format!("a read trusts the old size: {way:?}");
+        expect_caught(&name, CANARY, fault, cut_beside_all(true, way));
+    }
 }
 
 #[test]
 fn canary_a_cut_beside_a_batch_on_its_way() {
-    expect_caught("a cut beside a batch", CANARY, None, cut_beside_all(false));
+    expect_caught("a cut beside a batch", CANARY, None, cut_beside_all(false, Way::Copy));
 }
 
 #[test]

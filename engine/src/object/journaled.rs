@@ -306,8 +306,8 @@ async fn stage<'a>(memory: &Memory, parts: &'a [LoggedPart], blocks: usize) -> R
     for held in &mut staged.folios {
         // Folios of one block take the image itself; larger ones are changed in place, and from
         // here on nobody can begin to share their memory.
-        if held.grip.order() > 0 && held.grip.needs_spare() {
-            held.spare = Some(memory.allocate(held.grip.order(), Purpose::Reserved).await?);
+        if held.grip.order() > 0 {
+            held.spare = held.grip.spare(memory, Purpose::Reserved).await?;
         }
     }
     Ok(staged)

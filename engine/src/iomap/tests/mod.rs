@@ -1,5 +1,6 @@
 //! The room as a whole, against oracles. Each file is one sentence about it.
 
+mod a_change_goes_on_when_readers_let_go;
 mod a_guard_attaches_before_it_lets_go;
 mod both_ends_are_right_in_every_folio;
 mod bytes_are_what_was_written_whatever_runs_beside;
