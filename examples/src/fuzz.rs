@@ -72,12 +72,13 @@ enum Place {
 fn understand(stream: &[u8], known: bool, piece: usize) -> Understood {
     let (mut input, mut rest) = (BytesMut::new(), stream);
     let (mut found, mut place) = (Understood::default(), Place::Between);
+    let mut looked = resp::Looked::default();
     // Of a command with long arguments: what there is.
     let mut begun = Vec::new();
     loop {
         let taken = match place {
-            Place::Between => resp::take_command(&mut input, known),
-            Place::Behind(behind) => resp::take_behind(&mut input, behind),
+            Place::Between => resp::take_command(&mut input, &mut looked, known),
+            Place::Behind(behind) => resp::take_behind(&mut input, &mut looked, behind),
             Place::Long(missing, behind) => {
                 let part = missing.min(input.len());
                 input.advance(part);

@@ -42,6 +42,7 @@ use crate::kv::reply::OK;
 use crate::kv::reply::Reply;
 use crate::kv::resp;
 use crate::kv::resp::Begun;
+use crate::kv::resp::Looked;
 use crate::kv::resp::Malformed;
 use crate::kv::resp::Output;
 use crate::kv::resp::Taken;
@@ -68,6 +69,8 @@ pub struct Connection {
     executor: Executor,
     /// What has arrived and was not parsed yet.
     input: BytesMut,
+    /// How much of that is known to be the front of a command.
+    looked: Looked,
     /// Replies that were not sent yet.
     output: Output,
     /// Writes that were parsed and not sent to the writer yet.
@@ -86,7 +89,8 @@ impl Connection {
         let password = executor.options().password.clone();
         let session = Session::new(id, stream.peer_addr().ok(), executor.now(), password);
         let writes = executor.writes();
-        Self { stream, session, executor, input, output, writes, stop }
+        let looked = Looked::default();
+        Self { stream, session, executor, input, looked, output, writes, stop }
     }
 
     /// Serves the client to its end.
@@ -118,7 +122,7 @@ impl Connection {
     async fn serve_available(&mut self) -> io::Result<Flow> {
         loop {
             let known = self.session.is_known();
-            let flow = match resp::take_command(&mut self.input, known) {
+            let flow = match resp::take_command(&mut self.input, &mut self.looked, known) {
                 Ok(Taken::Nothing) => break,
                 Ok(Taken::Command(plain)) if plain.is_empty() => continue,
                 Ok(Taken::Command(plain)) => {

@@ -22,6 +22,7 @@ use crate::kv::limits::LONG_WAIT;
 use crate::kv::limits::PIECE_BYTES;
 use crate::kv::resp;
 use crate::kv::resp::Begun;
+use crate::kv::resp::Looked;
 use crate::kv::resp::Malformed;
 use crate::kv::resp::Taken;
 use crate::kv::resp::Why;
@@ -71,8 +72,9 @@ pub async fn take(
         while !resp::take_line_end(input)? {
             read(stream, input).await?;
         }
+        let mut looked = Looked::default();
         begun = loop {
-            match resp::take_behind(input, begun.behind)? {
+            match resp::take_behind(input, &mut looked, begun.behind)? {
                 Taken::Nothing => read(stream, input).await?,
                 Taken::Command(mut rest) => {
                     words.plain.append(&mut rest);
