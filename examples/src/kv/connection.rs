@@ -16,6 +16,7 @@
 use std::future::pending;
 use std::io;
 use std::ops::ControlFlow;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -59,8 +60,9 @@ use crate::quiet::Quiet;
 /// What clients can make it log: a damaged value can be asked for again for ever.
 static CUT_OFF: Quiet = Quiet::new(20, Duration::from_secs(10));
 
-/// Room for the next read: what one socket buffer typically has.
-const READ_BYTES: usize = 64 << 10;
+/// Room for the next read, least and most. What was read is kept as long as one of its commands is on its way to
+/// the disk, so a client of short commands gets short pieces, and one with a deep pipeline what a socket holds.
+const READ_BYTES: RangeInclusive<usize> = 1000..=64 << 10;
 
 /// A connected client.
 pub struct Connection {
@@ -71,6 +73,8 @@ pub struct Connection {
     input: BytesMut,
     /// How much of that is known to be the front of a command.
     looked: Looked,
+    /// Bytes of room for the next read.
+    room: usize,
     /// Replies that were not sent yet.
     output: Output,
     /// Writes that were parsed and not sent to the writer yet.
@@ -89,8 +93,8 @@ impl Connection {
         let password = executor.options().password.clone();
         let session = Session::new(id, stream.peer_addr().ok(), executor.now(), password);
         let writes = executor.writes();
-        let looked = Looked::default();
-        Self { stream, session, executor, input, looked, output, writes, stop }
+        let (looked, room) = (Looked::default(), *READ_BYTES.start());
+        Self { stream, session, executor, input, room, looked, output, writes, stop }
     }
 
     /// Serves the client to its end.
@@ -100,7 +104,7 @@ impl Connection {
     pub async fn run(mut self) -> io::Result<()> {
         loop {
             let idle = self.executor.options().idle;
-            self.input.reserve(READ_BYTES);
+            self.input.reserve(self.room);
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
@@ -110,11 +114,21 @@ impl Connection {
             if read == 0 {
                 return Ok(());
             }
+            self.adapt_room(read);
             let flow = self.serve_available().await?;
             self.send().await?;
             if flow.is_break() {
                 return self.stream.shutdown().await;
             }
+        }
+    }
+
+    /// A read that fills its room gets twice as much next time, one that fills a quarter half as much.
+    fn adapt_room(&mut self, read: usize) {
+        if read >= self.room {
+            self.room = (2 * self.room).min(*READ_BYTES.end());
+        } else if read < self.room / 4 {
+            self.room = (self.room / 2).max(*READ_BYTES.start());
         }
     }
 

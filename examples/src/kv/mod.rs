@@ -69,6 +69,7 @@
 //! | redis-benchmark 7.0.15 | `-t ping,set,get,incr,mset -n 2000 -q`, alone and with `-P 16`, `--durability` always and everysec | runs to its end without errors |
 //! | redis-cli 7.0.15 | `--pipe` with 100,000 SETs; a script with quoted words, INFO, HELLO 3; `--scan --pattern` | errors: 0, replies: 100000; as expected |
 //! | redis-py 4.3.4 | strings, bytes, counters, expiry, scan_iter, pipelines, `transaction()`, WatchError, INFO, CONFIG, CLIENT | as expected |
+//! | redis-py 4.3.4 | SET, GET, GETRANGE, SETRANGE, APPEND, RENAME, DEL of 536,870,912 bytes with `--memory 256MiB`; one byte more | the same bytes, 253 MiB resident at most; an error, and for SET the end of the connection |
 //!
 //! # Beside Redis
 //!
