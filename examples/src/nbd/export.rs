@@ -265,7 +265,10 @@ impl Export {
         let mut at = range.start;
         while at < end {
             let stop = end.min(at + CACHE_PIECE_BYTES);
-            self.object.read(at..stop).await?;
+            // Without a copy that nobody wants, unless the pieces are too many or somebody changes one of them.
+            if self.object.read_pieces(at..stop).await?.is_none() {
+                self.object.read(at..stop).await?;
+            }
             at = stop;
         }
         Ok(())

@@ -31,7 +31,7 @@ pub const REPLY_BYTES_ALONE: usize = 32 << 10;
 /// Longest read that is sent from where the engine has it; longer ones are copied out.
 pub const PINNED_READ_BYTES_MAX: u64 = 2 << 20;
 /// Of the engine's memory, at most this part is pinned by replies of all clients; what comes beyond is copied.
-/// Clients may take 30 s for each part of what they are sent, and what they pin is missing to everybody.
+/// What they pin is missing to everybody.
 pub const PINNED_SHARE: u64 = 8;
 /// Extents that one BLOCK_STATUS looks at; the client asks again from where the answer ends.
 pub const STATUS_EXTENTS_MAX: usize = 4096;
@@ -51,7 +51,10 @@ pub const CONNECTIONS_DEFAULT: usize = 64;
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(30);
 /// How long the rest of a request that has begun may keep the server waiting, piece by piece.
 pub const FRAME_WAIT: Duration = Duration::from_secs(30);
-/// How long a client may take to receive a piece of what was sent to it.
+/// How long a client may take for what it is sent from the engine's memory; a slower one is sent copies. Much less
+/// than anybody waits for memory.
+pub const PIN_WAIT: Duration = Duration::from_secs(1);
+/// How long a client may take to receive a piece (256 KiB) of what was sent to it: 9 KiB/s at least.
 pub const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long a stopping server still answers, and always with ESHUTDOWN.
 pub const STOP_NOTICE: Duration = Duration::from_millis(200);
@@ -64,6 +67,7 @@ pub const LINES_MAX: u32 = 20;
 /// See `LINES_MAX`.
 pub const LINES_WITHIN: Duration = Duration::from_secs(10);
 
+const _: () = assert!(PIN_WAIT.as_secs() < SEND_WAIT.as_secs());
 const _: () = assert!(BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_AT_ONCE <= PAYLOAD_BYTES_MAX as usize);
 const _: () = assert!(REPLY_BYTES_ALONE as u64 <= PINNED_READ_BYTES_MAX);

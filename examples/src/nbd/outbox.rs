@@ -1,16 +1,24 @@
 //! The way back: replies in whatever order they are ready, many in one write, large ones from where they lie.
 //!
+//! What lies in the engine's memory is missing to everybody, and who changes a byte of it needs as much again in
+//! one piece. So a client that does not take what it is sent within `PIN_WAIT` gets copies from then on, of all that
+//! waits for it.
+//!
 //! Guarantees that what waits here is bounded by the permits that each reply holds until it is
-//! sent, so a client that does not read is not read from either; and that a client that takes
-//! nothing for `SEND_WAIT` is given up. Does not order replies: their cookies name them. Called by
-//! `server`, fed by `session`.
+//! sent, so a client that does not read is not read from either; that it keeps the engine's memory for `PIN_WAIT`
+//! at most while it is sent; and that a client that is too slow for `SEND_WAIT` is given up. Does not order
+//! replies: their cookies name them. Called by `server`, fed by `session`.
 
+use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 
 use bytes::BytesMut;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
 
+use crate::nbd::limits::PIN_WAIT;
 use crate::nbd::limits::REPLY_BYTES_ALONE;
 use crate::nbd::limits::REPLY_BYTES_GATHERED;
 use crate::nbd::pins::Pin;
@@ -69,26 +77,146 @@ impl Bundle {
         self.parts.push(self.small.split().freeze());
     }
 
-    async fn send(&mut self, output: &mut Output) -> io::Result<()> {
-        self.close();
-        stream::send_parts(output, &mut self.parts).await?;
+    /// Copies what lies in the engine's memory, and gives that back.
+    fn unpin(&mut self) {
+        let pins: Vec<_> = self.held.iter_mut().filter_map(|(_, pin)| pin.take()).collect();
+        if !pins.is_empty() {
+            self.parts.copy_out();
+        }
+    }
+
+    fn clear(&mut self) {
         self.held.clear();
         self.bytes = 0;
-        Ok(())
     }
 }
 
 /// Sends replies until nobody can make one any more. Errors: the client is gone or too slow.
-pub async fn run(output: &mut Output, mut replies: Receiver<Reply>) -> io::Result<()> {
+pub async fn run(output: &mut Output, replies: Receiver<Reply>) -> io::Result<()> {
+    let mut coming = Coming { replies, waiting: VecDeque::new() };
     let mut bundle = Bundle::default();
-    while let Some(first) = replies.recv().await {
+    while let Some(first) = coming.next().await {
         let mut next = Some(first);
         while let Some(reply) = next {
             bundle.add(reply);
             let full = bundle.bytes >= REPLY_BYTES_GATHERED;
-            next = if full { None } else { replies.try_recv().ok() };
+            next = if full { None } else { coming.next_now() };
         }
-        bundle.send(output).await?;
+        bundle.close();
+        match timeout(PIN_WAIT, stream::send_parts(output, &mut bundle.parts)).await {
+            Ok(sent) => sent?,
+            Err(_) => {
+                bundle.unpin();
+                coming.unpin_beside(stream::send_parts(output, &mut bundle.parts)).await?;
+            }
+        }
+        bundle.clear();
     }
     Ok(())
+}
+
+/// Replies that were not bundled yet.
+struct Coming {
+    replies: Receiver<Reply>,
+    /// Those that came while the client was slow: copies.
+    waiting: VecDeque<Reply>,
+}
+
+impl Coming {
+    async fn next(&mut self) -> Option<Reply> {
+        match self.waiting.pop_front() {
+            Some(reply) => Some(reply),
+            None => self.replies.recv().await,
+        }
+    }
+
+    fn next_now(&mut self) -> Option<Reply> {
+        self.waiting.pop_front().or_else(|| self.replies.try_recv().ok())
+    }
+
+    /// Drives `send` to its end. What comes meanwhile will wait, and gives the engine's memory back at once.
+    async fn unpin_beside(&mut self, send: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        let mut send = pin!(send);
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut send => return sent,
+                Some(mut reply) = self.replies.recv() => {
+                    reply.payload.unpin();
+                    self.waiting.push_back(reply);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::Semaphore;
+    use tokio::sync::mpsc::channel;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::nbd::limits::SEND_WAIT;
+    use crate::nbd::pins::Pins;
+
+    const LEN: usize = 100 << 10;
+
+    fn reply(number: u8, pin: Pin) -> Reply {
+        let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let room = Room { _place: permit(), _bytes: permit() };
+        let pieces = vec![Bytes::from(vec![number; LEN / 2]), Bytes::from(vec![number; LEN / 2])];
+        Reply { head: vec![number; 16], payload: Payload { pieces, pin: Some(pin) }, room }
+    }
+
+    /// A client that fetched a byte now and then kept what lay in front of it in the engine's memory for minutes,
+    /// and who wrote there waited for a free piece of 2 MiB.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_keeps_nothing_of_the_engine() {
+        let all = 16 * LEN;
+        let pins = Pins::new(all as u64);
+        let (near, mut far) = tokio::io::duplex(4096);
+        let (sender, receiver) = channel(64);
+        for number in 0..8 {
+            sender.send(reply(number, pins.hold(LEN).unwrap())).await.unwrap();
+        }
+        let mut output: Output = Box::new(near);
+        let outbox = tokio::spawn(async move { run(&mut output, receiver).await });
+        // Slow, but not too slow for `SEND_WAIT`.
+        let mut got = Vec::new();
+        far.read_buf(&mut got).await.unwrap();
+        sleep(PIN_WAIT / 2).await;
+        assert!(pins.hold(all).is_none(), "sent from where it lies");
+        sleep(PIN_WAIT).await;
+        assert!(pins.hold(all).is_some(), "a slow client keeps the engine's memory");
+        // What comes now comes to a slow client.
+        for number in 8..12 {
+            sender.send(reply(number, pins.hold(LEN).unwrap())).await.unwrap();
+        }
+        sleep(Duration::from_millis(1)).await;
+        assert!(pins.hold(all).is_some(), "a reply that waits keeps the engine's memory");
+        drop(sender);
+        while far.read_buf(&mut got).await.unwrap() > 0 {}
+        outbox.await.unwrap().unwrap();
+        let expected: Vec<u8> = (0..12).flat_map(|number| vec![number; 16 + LEN]).collect();
+        assert!(got == expected, "{} bytes", got.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let pins = Pins::new(LEN as u64);
+        let (near, _far) = tokio::io::duplex(4096);
+        let (sender, receiver) = channel(1);
+        sender.send(reply(1, pins.hold(LEN).unwrap())).await.unwrap();
+        let mut output: Output = Box::new(near);
+        let began = tokio::time::Instant::now();
+        let error = run(&mut output, receiver).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() <= PIN_WAIT + SEND_WAIT);
+    }
 }

@@ -37,6 +37,13 @@ impl Payload {
         Self { pieces: vec![bytes.into()], pin: None }
     }
 
+    /// Copies what lies in the engine's memory, and gives that back.
+    pub fn unpin(&mut self) {
+        if let Some(_pin) = self.pin.take() {
+            self.pieces.iter_mut().for_each(|piece| *piece = Bytes::copy_from_slice(piece));
+        }
+    }
+
     /// How many bytes.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()

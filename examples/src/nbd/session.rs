@@ -6,7 +6,8 @@
 //!
 //! Guarantees: at most `REQUESTS_IN_FLIGHT_MAX` requests and `BYTES_IN_FLIGHT_MAX` bytes of a client
 //! at once; a refused write is read to its end, so that the next request is found; what was begun is
-//! answered when the client goes, or closes its half, and when the server stops. After a stop what
+//! answered when the client takes its leave or closes its half, and when the server stops. Of a client whose
+//! socket fails, what was begun is given up: a write may be done or not, per block. After a stop what
 //! still comes hears ESHUTDOWN for `STOP_NOTICE`. Does not send; `outbox` does. Does not drive
 //! what waits; `running` does. Called by `server`.
 

@@ -83,7 +83,7 @@ pub async fn skip(input: &mut Input, len: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends all of `bytes`; a client that takes nothing for too long is given up.
+/// Sends all of `bytes`; a client that takes too long for a piece of them is given up.
 pub async fn send(output: &mut Output, bytes: &[u8]) -> io::Result<()> {
     for piece in bytes.chunks(PIECE_BYTES) {
         within(SEND_WAIT, output.write_all(piece)).await?;
@@ -91,7 +91,8 @@ pub async fn send(output: &mut Output, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for bytes in several places, which go with one system call if the socket takes them.
+/// The same for bytes in several places, which go with one system call if the socket takes them. Dropping the
+/// future leaves in `parts` what was not sent.
 pub async fn send_parts(output: &mut Output, parts: &mut Parts) -> io::Result<()> {
     while parts.has_remaining() {
         let left = parts.remaining().saturating_sub(PIECE_BYTES);
@@ -118,6 +119,11 @@ impl Parts {
         if !part.is_empty() {
             self.0.push_back(part);
         }
+    }
+
+    /// Copies all of them, so that nothing is kept of where they lay.
+    pub fn copy_out(&mut self) {
+        self.0.iter_mut().for_each(|part| *part = Bytes::copy_from_slice(part));
     }
 }
 
