@@ -83,6 +83,9 @@ pub const DIRTY_WAIT: Duration = Duration::from_secs(60);
 /// How long who lacks room on the device waits for the next batch of writeback, which may give back
 /// the old places of what was overwritten.
 pub const ROOM_WAIT: Duration = Duration::from_secs(10);
+/// How long a read waits for another one to land read-ahead that carries its block, before it reads that for
+/// itself. Longer than a device that works takes; whoever lands may be dropped late, or not be polled.
+pub const LANDING_WAIT: Duration = Duration::from_secs(5);
 /// How long the writeback of a folio may take before who waits for it hears an error.
 pub const WRITEBACK_WAIT: Duration = Duration::from_secs(60);
 /// How long closing waits for a device that is asked for nothing new any more, in each of its steps. At

@@ -139,7 +139,8 @@ impl Flights {
     }
 
     /// Waits until nobody is starting or landing `block`. Whether it came is another question. The caller
-    /// holds nothing that a landing needs. Dropping the future has no effect.
+    /// holds nothing that a landing needs, and does not wait for ever: who lands may not be polled any more.
+    /// Dropping the future has no effect.
     pub async fn landed(&self, block: u64) {
         loop {
             let mut landed = std::pin::pin!(self.landed.notified());

@@ -29,6 +29,8 @@ use crate::kit::fault::Fault;
 use crate::kit::fault::has_fault;
 use crate::kit::lock_order::watched;
 use crate::kit::range_lock::RangeGuard;
+use crate::kit::sync::timeout;
+use crate::limits::LANDING_WAIT;
 use crate::limits::READ_MISS_BLOCKS_MAX;
 use crate::limits::READS_IN_FLIGHT;
 use crate::units::BLOCK;
@@ -176,18 +178,30 @@ impl<P: MappingProvider, T: Transport> Mapped<P, T> {
         let carried = !matches!(carrier, Carrier::None);
         // Started before anything is waited for: the device works on them meanwhile.
         self.launch(reader.miss(asked.start, demand - asked.start, carried)).await;
-        while matches!(carrier, Carrier::Other) {
-            self.flights.landed(asked.start).await;
-            // It came; or it was only started, and waits for whoever is first.
-            carrier = match self.is_cached(asked.start) {
-                true => Carrier::None,
-                false => self.flights.take(asked.start),
-            };
+        if matches!(carrier, Carrier::Other) {
+            let landed = timeout(LANDING_WAIT, self.behind_others(asked.start)).await;
+            // A flight that somebody keeps and does not land is his loss: the block is read once more.
+            carrier = landed.unwrap_or(Carrier::None);
         }
         if let Carrier::Own(flight, _landing) = carrier {
             self.land(flight).await;
         }
         carried
+    }
+
+    /// What carries `block` when nobody is starting or landing it any more.
+    async fn behind_others(&self, block: u64) -> Carrier<'_> {
+        loop {
+            self.flights.landed(block).await;
+            // It came; or it was only started, and waits for whoever is first.
+            if self.is_cached(block) {
+                return Carrier::None;
+            }
+            match self.flights.take(block) {
+                Carrier::Other => {}
+                carrier => return carrier,
+            }
+        }
     }
 
     pub(super) fn is_cached(&self, block: u64) -> bool {

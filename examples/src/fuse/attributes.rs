@@ -74,9 +74,11 @@ impl Fs {
         let before = (meta.inode.clone(), meta.ahead);
         wanted.apply(&mut meta.inode, Time::now());
         meta.ahead = true;
+        let rights = |inode: &Inode| (inode.mode, inode.uid, inode.gid);
+        let only_times = rights(&before.0) == rights(&meta.inode);
         match self.store_times(node, &mut meta).await {
             // A file can be cut on a full store: that is how it becomes less full.
-            Err(full) if full.is_no_space() && wanted.size.is_some() => {}
+            Err(full) if full.is_no_space() && wanted.size.is_some() && only_times => {}
             Err(cause) => {
                 (meta.inode, meta.ahead) = before;
                 return Err(cause);

@@ -34,8 +34,14 @@ impl Desk {
         self.runtime.enter()
     }
 
-    /// Does `work`, which answers its request itself. Waits while too much waits.
+    /// Does `work`, which answers its request itself. Waits while too much waits, and before `work` has begun: what
+    /// it holds by then may be what the others wait for.
     pub fn hand(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let permits = self.permits.clone();
+        let permit = match permits.clone().try_acquire_owned() {
+            Ok(permit) => Ok(permit),
+            Err(_) => self.runtime.block_on(permits.acquire_owned()),
+        };
         let mut work = Box::pin(work);
         {
             let _entered = self.runtime.enter();
@@ -44,10 +50,9 @@ impl Desk {
                 return;
             }
         }
-        // Never closed, so there always is one.
-        let permit = self.runtime.block_on(self.permits.clone().acquire_owned());
         self.tasks.spawn_on(
             async move {
+                // Never closed, so there always is one.
                 let _permit = permit;
                 work.await;
             },

@@ -11,8 +11,9 @@
 //! * Whoever asks for the times closes the window: the next write stores its time first, again. So no time that
 //!   was ever seen, and is there after a crash, stands over bytes that were written after it was seen.
 //!
-//! Who writes without the right to it takes set-user-ID away, and the kernel is told so: it learns it neither from the
-//! answer nor when it begins a program.
+//! Who writes without the right to it takes set-user-ID away. That is stored before the bytes are taken, or they are
+//! not taken: after a crash they would run with the rights of the old ones. And the kernel is told so: it learns it
+//! neither from the answer nor when it begins a program.
 //!
 //! The size needs nothing of this: it is the object's, and the engine keeps it with the bytes.
 //!
@@ -50,7 +51,8 @@ pub fn drop_privileges(inode: &mut Inode) -> bool {
 impl Fs {
     /// The content changes now; to be called before it does. `kills`: with less privilege than the file gives.
     ///
-    /// Errors: ESTALE; those of a commit, but for a full store: then the time is stored later.
+    /// Errors: ESTALE; those of a commit, and nothing may be changed then. A full store is none unless something has
+    /// to be taken away: the time is stored later.
     pub async fn touch(&self, node: &Node, kills: bool) -> Outcome<()> {
         let mut meta = node.lock().await?;
         if meta.gone {
@@ -58,14 +60,21 @@ impl Fs {
         }
         let now = Time::now();
         (meta.inode.mtime, meta.inode.ctime) = (now, now);
-        let killed = kills && drop_privileges(&mut meta.inode);
+        let mode = meta.inode.mode;
         meta.ahead = true;
-        if killed {
+        if kills && drop_privileges(&mut meta.inode) {
             // It has learned nothing of that by itself, and a program that is begun is not looked at anew: it
             // would run the new bytes with the rights of the old ones.
             self.distrust(node.ino);
+            let stored = self.store_times(node, &mut meta).await;
+            match &stored {
+                Ok(()) => open_window(&mut meta),
+                // Nobody may take it for done: the next write has to try again.
+                Err(_) => meta.inode.mode = mode,
+            }
+            return stored;
         }
-        if !killed && meta.window.is_some_and(|end| Instant::now() < end) {
+        if meta.window.is_some_and(|end| Instant::now() < end) {
             return Ok(());
         }
         match self.try_store_times(node, &mut meta).await {

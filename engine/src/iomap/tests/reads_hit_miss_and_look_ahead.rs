@@ -20,8 +20,10 @@ use crate::iomap::testkit::block_on;
 use crate::iomap::testkit::mock_room;
 use crate::iomap::testkit::poll_times;
 use crate::kit::memory::Purpose;
+use crate::limits::LANDING_WAIT;
 use crate::limits::SHARED_READ_BYTES_MAX;
 use crate::units::BLOCK;
+use crate::units::FileBlocks;
 
 const BLOCKS: u64 = 1000;
 
@@ -55,6 +57,20 @@ fn a_hit_completes_on_first_poll_and_asks_nobody() {
         let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Ok(10_000))));
         assert_eq!(room.provider.counts(), asked);
+    });
+}
+
+/// A reader who began and is polled no more keeps his claim: another one waited for that for ever.
+#[test]
+fn a_claim_that_is_kept_holds_nobody_up_for_ever() {
+    block_on(async {
+        let room = stored().await;
+        let _claim = room.mapped.flights.start(FileBlocks::new(3, 9));
+        let mut bytes = vec![0; BLOCK as usize];
+        let began = tokio::time::Instant::now();
+        assert_eq!(room.mapped.read_at(5 * BLOCK, &mut bytes).await.unwrap(), bytes.len());
+        assert!(bytes.iter().all(|&b| b == 5));
+        assert!(began.elapsed() >= LANDING_WAIT && began.elapsed() < 2 * LANDING_WAIT);
     });
 }
 
