@@ -626,6 +626,34 @@ async fn a_full_store_says_so_and_can_be_emptied() {
     ground.is_sound().await;
 }
 
+/// A file without a name that is still open keeps its room; a name that comes meanwhile waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_on_a_full_store_waits_for_what_goes() {
+    let Some(ground) = Ground::new("full-link") else { return };
+    let mounted = ground.mount_with(&["--store-size", "64MiB", "--memory", "16MiB"]).await;
+    fs::write(mounted.path("file"), b"named").unwrap();
+    let going = File::create(mounted.path("going")).unwrap();
+    going.write_all_at(&vec![1; 4 << 20], 0).unwrap();
+    going.sync_all().unwrap();
+    fill(&mounted.path("ballast"));
+    let link = |number: u32| {
+        let name = format!("{number:0>200}");
+        fs::hard_link(mounted.path("file"), mounted.path(&name))
+    };
+    let full = (0..60_000).map(link).find_map(Result::err).expect("names need room, too");
+    assert_eq!(full.raw_os_error(), Some(code(Errno::NOSPC)));
+    fs::remove_file(mounted.path("going")).unwrap();
+    assert_eq!(errno(link(60_001)), code(Errno::NOSPC), "it is open, and stays so");
+    let closes = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(going);
+    });
+    link(60_002).unwrap();
+    closes.join().unwrap();
+    mounted.unmount().await;
+    ground.is_sound().await;
+}
+
 /// As `mount -t fuse.NAME` runs it: it ends when the file system is there, and the server stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_a_helper_of_mount() {
