@@ -90,18 +90,15 @@ enum Content<'a> {
 impl Part {
     /// Adds patches for the bytes `range`.
     fn put(&mut self, range: Range<u64>, content: &Content<'_>) {
-        let bytes = match content {
-            Content::Bytes(src) => Bytes::copy_from_slice(src),
-            Content::Zeroes => Bytes::from_static(&ZEROES),
-        };
         let mut at = range.start;
         while at < range.end {
             let stop = range.end.min((at / BLOCK + 1) * BLOCK);
             let bytes = match content {
-                Content::Bytes(_) => {
-                    bytes.slice((at - range.start) as usize..(stop - range.start) as usize)
+                Content::Bytes(src) => {
+                    let part = (at - range.start) as usize..(stop - range.start) as usize;
+                    Bytes::copy_from_slice(&src[part])
                 }
-                Content::Zeroes => bytes.slice(..(stop - at) as usize),
+                Content::Zeroes => Bytes::from_static(&ZEROES[..(stop - at) as usize]),
             };
             let patch = Patch { at: (at % BLOCK) as usize, bytes };
             self.patches.entry(at / BLOCK).or_default().push(patch);

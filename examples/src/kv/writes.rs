@@ -101,15 +101,33 @@ impl Writes {
         for (shape, groups) in self.replies {
             let of_one = match &closed {
                 Some(cause) if groups > 0 => Err(cause.clone()),
-                _ => answers.by_ref().take(groups).collect::<Result<Vec<_>, Error>>(),
+                _ => joined(answers.by_ref().take(groups)),
             };
             replies.push(match of_one {
-                Ok(outcomes) => shaped(shape, outcomes.into_iter().flatten().collect()),
+                Ok(outcomes) => shaped(shape, outcomes),
                 Err(cause) => failure(&cause),
             });
         }
         replies
     }
+}
+
+/// What became of a command whose changes are in these groups. All of them are taken, also behind one that failed:
+/// those that follow belong to the next command.
+fn joined(
+    mut groups: impl Iterator<Item = Result<Vec<Outcome>, Error>>,
+) -> Result<Vec<Outcome>, Error> {
+    let mut all = groups.next().unwrap_or_else(|| Ok(Vec::new()));
+    for group in groups {
+        all = match (all, group) {
+            (Ok(mut all), Ok(more)) => {
+                all.extend(more);
+                Ok(all)
+            }
+            (Err(cause), _) | (_, Err(cause)) => Err(cause),
+        };
+    }
+    all
 }
 
 fn shaped(shape: Shape, outcomes: Vec<Outcome>) -> Reply {
@@ -149,5 +167,38 @@ pub fn failure(cause: &Error) -> Reply {
         Error::Engine(cause) if cause.is_no_space() => Reply::Error(format!("OOM {cause}")),
         Error::Engine(cause) => Reply::err(format_args!("{:?}: {cause}", cause.kind())),
         other => Reply::err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn deletions(count: usize) -> Write {
+        let op = |number: usize| Op::Delete { key: Bytes::from(number.to_string()), now: 0 };
+        Write { ops: (0..count).map(op).collect(), shape: Shape::Count }
+    }
+
+    /// A DEL of many keys is cut. When one of its groups failed, the groups behind it answered for the commands
+    /// behind it: a client heard of other keys than it had asked for.
+    #[test]
+    fn a_command_that_fails_in_parts_leaves_the_others_their_answers() {
+        let mut writes = Writes::new(u64::MAX);
+        writes.take(deletions(2 * ATOMIC_KEYS_MAX + 1));
+        writes.take(deletions(1));
+        writes.take_reply(Reply::Simple("PONG"));
+        writes.take(deletions(2));
+        let groups = writes.take_groups();
+        assert_eq!(groups.iter().map(Vec::len).max(), Some(ATOMIC_KEYS_MAX));
+        let all_there = |group: &Group| Ok(vec![Outcome::Deleted(true); group.len()]);
+        let mut answer: Answer = groups.iter().map(all_there).collect();
+        assert_eq!(answer.len(), 5);
+        answer[0] = Err(Error::Closed);
+        answer[4] = Ok(vec![Outcome::Deleted(true), Outcome::Deleted(false)]);
+        let replies = writes.replies(Ok(answer));
+        assert!(matches!(replies[0], Reply::Error(_)), "{:?}", replies[0]);
+        assert_eq!(replies[1..], [Reply::Integer(1), Reply::Simple("PONG"), Reply::Integer(1)]);
     }
 }

@@ -44,9 +44,10 @@
 //!
 //! A connection has up to 64 requests and 32 MiB on their way, in memory beside the engine's budget; with
 //! 64 connections that is 2 GiB at worst, and `--connections` sets it. Reads of 32 KiB to 2 MiB are sent from
-//! the engine's own memory, of which all clients together keep an eighth at most: what is more is copied. Who sends more is not read; who
-//! does not read its replies for 30 s is let go. What clients can make the server log is 20 lines in 10 s of
-//! each kind; the next one says how many were left out. All bounds are in [`limits`].
+//! the engine's own memory, of which all clients together keep an eighth at most, and each for a second at most while
+//! it does not fetch them: what is more, or later, is copied. Who sends more is not read; who does not fetch 256 KiB
+//! of its replies in 30 s is let go. What clients can make the server log is 20 lines in 10 s of each kind; the next
+//! one says how many were left out. All bounds are in [`limits`].
 //!
 //! # Threads
 //!
