@@ -1,7 +1,7 @@
 //! Changing what `stat` says: permissions, owner, size, times.
 //!
-//! Guarantees that a size changes behind the stored time of it, as [`times`](crate::fuse::times) wants. The kernel
-//! has checked who may. Called by `filesystem`.
+//! Guarantees that a size changes behind the stored time of it, and behind the removal of set-user-ID, as
+//! [`times`](crate::fuse::times) wants. The kernel has checked who may. Called by `filesystem`.
 
 use fuser::Errno;
 
@@ -53,11 +53,17 @@ impl Wanted {
     }
 }
 
+/// Who may do what.
+fn rights(inode: &Inode) -> (u32, u32, u32) {
+    (inode.mode, inode.uid, inode.gid)
+}
+
 impl Fs {
     /// Changes an inode.
     ///
     /// Errors: ESTALE, EISDIR and EINVAL (the size of something else than a file), those of a commit and of a
-    /// truncation. Then all but the size has changed.
+    /// truncation; then all but the size has changed. ENOSPC, and nothing has changed, if more than times had to be
+    /// stored for it.
     pub async fn set(&self, node: &Node, wanted: &Wanted) -> Outcome<()> {
         match (wanted.size, node.kind) {
             (Some(_), Kind::Directory) => return Err(Fault(Errno::EISDIR)),
@@ -74,10 +80,10 @@ impl Fs {
         let before = (meta.inode.clone(), meta.ahead);
         wanted.apply(&mut meta.inode, Time::now());
         meta.ahead = true;
-        let rights = |inode: &Inode| (inode.mode, inode.uid, inode.gid);
-        let only_times = rights(&before.0) == rights(&meta.inode);
+        let only_times = rights(&meta.inode) == rights(&before.0);
         match self.store_times(node, &mut meta).await {
-            // A file can be cut on a full store: that is how it becomes less full.
+            // A file can be cut on a full store: that is how it becomes less full. But not while a crash could give
+            // set-user-ID back to what is left of it.
             Err(full) if full.is_no_space() && wanted.size.is_some() && only_times => {}
             Err(cause) => {
                 (meta.inode, meta.ahead) = before;

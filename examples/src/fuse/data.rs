@@ -4,7 +4,7 @@
 //! |---|---|
 //! | READ | `read_at` up to 64 KiB, above `read`, without a copy |
 //! | WRITE | `write_at`: cached, durable at the next fsync |
-//! | FSYNC, FSYNCDIR | the times, if they are not stored, and `sync` |
+//! | FSYNC, FSYNCDIR | the times, if they are not stored, and `sync`; nothing else is ever waiting to be stored |
 //! | FALLOCATE | `preallocate`, and `truncate` where the file grows |
 //! | FALLOCATE with PUNCH_HOLE | `punch` |
 //! | FALLOCATE with ZERO_RANGE | `preallocate` and `zero` |
@@ -65,7 +65,7 @@ impl Handle {
 }
 
 impl Fs {
-    /// Writes. `kills`: set-user-ID goes.
+    /// Writes. `kills`: set-user-ID goes, before the bytes come. Errors: ENOSPC, if there is room for neither.
     pub async fn write(
         &self,
         handle: &Handle,

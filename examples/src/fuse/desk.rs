@@ -2,7 +2,13 @@
 //!
 //! A request is tried at once, on the thread that read it: what memory can answer is answered without a wake.
 //! What has to wait goes to the runtime, as a tracked task. Guarantees that no more than
-//! [`REQUESTS_IN_FLIGHT_MAX`] wait there; who comes behind them is not read. Called by `filesystem`.
+//! [`REQUESTS_IN_FLIGHT_MAX`] have begun; who comes behind them is not read. Called by `filesystem`.
+//!
+//! A place comes before the first try: a request that was tried may hold what others wait for (a claim on blocks that
+//! are being read, a lock of an inode), and if these had all places, and it waited for one, nobody would go on. So
+//! whatever has begun has a place, and all that such requests wait for is the runtime, the device, each other in the
+//! order of their locks, and waits with bounds; no request waits for one that was not read yet without such a bound
+//! (for an orphan to be given up: `ORPHAN_WAIT`). What is written to the kernel on the way is not answered by it.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -34,14 +40,13 @@ impl Desk {
         self.runtime.enter()
     }
 
-    /// Does `work`, which answers its request itself. Waits while too much waits, and before `work` has begun: what
-    /// it holds by then may be what the others wait for.
+    /// Does `work`, which answers its request itself. Waits while too much waits.
     pub fn hand(&self, work: impl Future<Output = ()> + Send + 'static) {
         let permits = self.permits.clone();
-        let permit = match permits.clone().try_acquire_owned() {
-            Ok(permit) => Ok(permit),
-            Err(_) => self.runtime.block_on(permits.acquire_owned()),
-        };
+        let permit = permits.try_acquire_owned().ok();
+        // Never closed, so there always is one, sooner or later.
+        let permit =
+            permit.or_else(|| self.runtime.block_on(self.permits.clone().acquire_owned()).ok());
         let mut work = Box::pin(work);
         {
             let _entered = self.runtime.enter();
@@ -52,11 +57,43 @@ impl Desk {
         }
         self.tasks.spawn_on(
             async move {
-                // Never closed, so there always is one.
                 let _permit = permit;
                 work.await;
             },
             &self.runtime,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A request was tried, took what others wanted, and then waited for a place that those had.
+    #[test]
+    fn regression_a_request_is_not_begun_before_it_has_a_place() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let desk = Arc::new(Desk::new(runtime.handle().clone(), TaskTracker::new()));
+        let gate = Arc::new(Semaphore::new(0));
+        for _ in 0..REQUESTS_IN_FLIGHT_MAX {
+            let gate = gate.clone();
+            desk.hand(async move { drop(gate.acquire_owned().await) });
+        }
+        let begun = Arc::new(AtomicBool::new(false));
+        let (late, begins) = (desk.clone(), begun.clone());
+        let hander = std::thread::spawn(move || {
+            late.hand(async move { begins.store(true, Ordering::SeqCst) });
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!begun.load(Ordering::SeqCst), "there is no place for it");
+        gate.add_permits(1);
+        hander.join().unwrap();
+        assert!(begun.load(Ordering::SeqCst));
+        gate.close();
     }
 }

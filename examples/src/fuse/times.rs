@@ -11,9 +11,10 @@
 //! * Whoever asks for the times closes the window: the next write stores its time first, again. So no time that
 //!   was ever seen, and is there after a crash, stands over bytes that were written after it was seen.
 //!
-//! Who writes without the right to it takes set-user-ID away. That is stored before the bytes are taken, or they are
-//! not taken: after a crash they would run with the rights of the old ones. And the kernel is told so: it learns it
-//! neither from the answer nor when it begins a program.
+//! Who writes without the right to it takes set-user-ID away. That is stored before his bytes are let through, from the
+//! reserve if there is no other room; if it cannot be, he is refused: else a crash would give the bit back over the
+//! new bytes, fdatasync or not. And the kernel is told so: it learns it neither from the answer nor when it begins a
+//! program.
 //!
 //! The size needs nothing of this: it is the object's, and the engine keeps it with the bytes.
 //!
@@ -51,35 +52,36 @@ pub fn drop_privileges(inode: &mut Inode) -> bool {
 impl Fs {
     /// The content changes now; to be called before it does. `kills`: with less privilege than the file gives.
     ///
-    /// Errors: ESTALE; those of a commit, and nothing may be changed then. A full store is none unless something has
-    /// to be taken away: the time is stored later.
+    /// Errors: ESTALE; those of a commit. On a full store a time is stored later, but ENOSPC says that set-user-ID
+    /// could not be taken away: the content must stay as it is.
     pub async fn touch(&self, node: &Node, kills: bool) -> Outcome<()> {
         let mut meta = node.lock().await?;
         if meta.gone {
             return Err(Fault(Errno::ESTALE));
         }
-        let now = Time::now();
+        let (now, mode) = (Time::now(), meta.inode.mode);
         (meta.inode.mtime, meta.inode.ctime) = (now, now);
-        let mode = meta.inode.mode;
+        let killed = kills && drop_privileges(&mut meta.inode);
         meta.ahead = true;
-        if kills && drop_privileges(&mut meta.inode) {
+        if killed {
             // It has learned nothing of that by itself, and a program that is begun is not looked at anew: it
             // would run the new bytes with the rights of the old ones.
             self.distrust(node.ino);
-            let stored = self.store_times(node, &mut meta).await;
-            match &stored {
-                Ok(()) => open_window(&mut meta),
-                // Nobody may take it for done: the next write has to try again.
-                Err(_) => meta.inode.mode = mode,
-            }
-            return stored;
         }
-        if meta.window.is_some_and(|end| Instant::now() < end) {
+        if !killed && meta.window.is_some_and(|end| Instant::now() < end) {
             return Ok(());
         }
-        match self.try_store_times(node, &mut meta).await {
-            Err(full) if full.is_no_space() => Ok(()),
-            Err(cause) => Err(cause),
+        let stored = match killed {
+            true => self.store_times(node, &mut meta).await,
+            false => self.try_store_times(node, &mut meta).await,
+        };
+        match stored {
+            Err(full) if full.is_no_space() && !killed => Ok(()),
+            Err(cause) => {
+                // It is as it was, so that the next write takes it away again, and stores that.
+                meta.inode.mode = mode;
+                Err(cause)
+            }
             Ok(()) => {
                 open_window(&mut meta);
                 Ok(())
