@@ -50,8 +50,9 @@
 //!
 //! # Bounds
 //!
-//! 256 requests of up to 1 MiB wait at once, in memory beside the engine's budget. An inode that the kernel knows
-//! takes some hundred bytes; the kernel decides how many these are. All bounds are in [`limits`].
+//! 256 requests of up to 1 MiB wait at once, in memory beside the engine's budget. So is an inode that the kernel
+//! knows, with 3.2 KiB (3.1 GiB for a million files that were just made); the kernel decides how many these are, and
+//! forgets them when memory is short (`echo 2 > /proc/sys/vm/drop_caches` tells it to). All bounds are in [`limits`].
 //!
 //! # Who was asked
 //!
@@ -66,6 +67,7 @@
 //! | own calls by four users | 3,000 on a mount and the same on ext4: kinds, modes, owners, links, sizes, bytes, errors | the same |
 //! | own writers, SIGKILL | 40 kills under three writers that sync, link, rename, remove, swap files | all synced files whole, `check` of both kinds clean after each |
 //! | own writers, SIGKILL | 40 open files without a name; times that were seen, and bytes written behind them | all room back; no time over other bytes than were seen with it |
+//! | own walker | 65,000 links of one inode, a tree deeper than a path, all names; a directory of a million files, made, looked at and listed beside builds | as expected; 760 us, 12 us, 269 us each. The removal of the million was not waited for |
 //! | `tar`, `cp -a`, `rsync -c` | the sources of the engine, there and back | identical |
 //! | `cp --sparse` | `never`, `always`, `auto` of a file with 4 KiB in 50 MiB | identical, holes are holes |
 //! | `git` | `clone` with and without hard links, `gc`, `checkout`, `fsck --full --strict`, another mount | no errors, clean status |
