@@ -67,8 +67,8 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-    use std::sync::atomic::Ordering;
+    use std::sync::mpsc::RecvTimeoutError;
+    use std::sync::mpsc::channel;
     use std::time::Duration;
 
     use super::*;
@@ -84,16 +84,16 @@ mod tests {
             let gate = gate.clone();
             desk.hand(async move { drop(gate.acquire_owned().await) });
         }
-        let begun = Arc::new(AtomicBool::new(false));
-        let (late, begins) = (desk.clone(), begun.clone());
+        let (begins, begun) = channel();
+        let late = desk.clone();
         let hander = std::thread::spawn(move || {
-            late.hand(async move { begins.store(true, Ordering::SeqCst) });
+            late.hand(async move { begins.send(()).unwrap() });
         });
-        std::thread::sleep(Duration::from_millis(100));
-        assert!(!begun.load(Ordering::SeqCst), "there is no place for it");
+        let early = begun.recv_timeout(Duration::from_millis(100));
+        assert_eq!(early, Err(RecvTimeoutError::Timeout), "there is no place for it");
         gate.add_permits(1);
         hander.join().unwrap();
-        assert!(begun.load(Ordering::SeqCst));
+        assert_eq!(begun.try_recv(), Ok(()));
         gate.close();
     }
 }
